@@ -1,0 +1,40 @@
+"""What a tokenizer can take: text that UTF-8 can hold, and ids of its vocabulary."""
+
+from collections.abc import Iterable
+
+from reference.errors import DtypeError, InputError
+
+
+def check_text(text):
+    """Raise unless text is a str that UTF-8 can hold."""
+    if not isinstance(text, str):
+        raise DtypeError(
+            f"text is of type {type(text).__name__}, and must be str: "
+            "read files in text mode, or decode bytes with .decode('utf-8')"
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"text[{error.start}] is U+{ord(text[error.start]):04X}, half of a surrogate pair, "
+            "which UTF-8 cannot hold: replace it, as in text.encode('utf-8', 'replace').decode()"
+        ) from None
+
+
+def check_ids(ids, vocabulary_size):
+    """`ids` as a list; raise unless each is an integer of the vocabulary."""
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+        raise DtypeError(f"ids is of type {type(ids).__name__}, and must be a sequence of integers")
+    listed = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+    for position, token in enumerate(listed):
+        if isinstance(token, bool) or not hasattr(token, "__index__"):
+            raise DtypeError(
+                f"ids[{position}] is of type {type(token).__name__}, and must be an integer: "
+                "give one sequence of ids at a time"
+            )
+        if not 0 <= token < vocabulary_size:
+            raise InputError(
+                f"ids[{position}] is {token}, outside the vocabulary [0, {vocabulary_size}): "
+                "use the tokenizer that made these ids"
+            )
+    return listed
