@@ -9,7 +9,7 @@ class InputError(ValueError):
 
 
 class DtypeError(InputError, TypeError):
-    """An array of the wrong kind of number."""
+    """Something of the wrong kind: floats for tokens, bytes for text."""
 
 
 class CheckpointError(InputError):

@@ -99,13 +99,13 @@ def uniform(key, shape, *, dtype=np.float32, low=0, high=1):
     -> `shape`, float32 or float64.  Raises InputError unless low < high, both finite.
     """
     word = _word(dtype)
-    low, high = _interval(low, high, dtype, widest=float(np.finfo(dtype).max) / 2**28)
+    start, stop = _interval(low, high, dtype, widest=float(np.finfo(dtype).max) / 2**28)
 
     def transform(words):
         f = _fraction(words)
-        if low == 0 and high == 1:
+        if start == 0 and stop == 1:
             return f
-        return np.maximum(low, _multiply_add(f, high - low, low))
+        return np.maximum(start, _multiply_add(f, stop - start, start))
 
     return _draw(key, shape, word, dtype, transform)
 
@@ -356,18 +356,35 @@ def _fraction(words):
 def _multiply_add(x, scale, shift):
     """x · scale + shift, rounded once: the fused operation that XLA uses and NumPy lacks.
 
-    Float32 products are exact in float64.  In float64, x and scale are split into halves of 26
-    bits whose products are exact, and the errors of product and sum are added at the end.
-    Source: Dekker 1971, "A floating-point technique for extending the available precision".
+    Float32 products are exact in float64.  In float64 the product's own error, from halves of 26
+    bits (Dekker 1971), and that of each sum are kept, and added at the end.
+    Source: Boldo & Melquiond 2008, "Emulation of a FMA and correctly rounded sums", fig. 5.
     """
     if x.dtype == np.float32:
-        return (x * np.float64(scale) + shift).astype(np.float32)
+        return _odd_sum(x * np.float64(scale), np.float64(shift)).astype(np.float32)
     (x1, x2), (scale1, scale2) = _halves(x), _halves(scale)
     product = x * scale
-    error = x1 * scale1 - product + x1 * scale2 + x2 * scale1 + x2 * scale2
-    total = product + shift
-    shifted = total - product
-    return total + ((product - (total - shifted)) + (shift - shifted) + error)
+    product_error = x1 * scale1 - product + x1 * scale2 + x2 * scale1 + x2 * scale2
+    small, small_error = _exact_sum(shift, product_error)
+    total, total_error = _exact_sum(product, small)
+    return total + _odd_sum(small_error, total_error)
+
+
+def _exact_sum(a, b):
+    """The rounded sum of two floats, and what rounding took from it (Knuth's TwoSum)."""
+    total = a + b
+    rest = total - a
+    return total, (a - (total - rest)) + (b - rest)
+
+
+def _odd_sum(a, b):
+    """a + b in float64; where inexact, of the two floats around it that whose last bit is 1.
+
+    Rounded once more, such a sum ends where the exact one would: it is never taken for a tie.
+    """
+    total, error = _exact_sum(a, b)
+    even = total.view(np.int64) % 2 == 0
+    return np.where((error != 0) & even, np.nextafter(total, np.copysign(np.inf, error)), total)
 
 
 def _halves(x):

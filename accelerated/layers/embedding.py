@@ -1,0 +1,35 @@
+"""Token ids to vectors, and back to scores over the vocabulary."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from reference.layers.embedding import check_ids, check_integers
+
+__all__ = ["Embed"]
+
+
+class Embed(nnx.Module):
+    """`embed` is its call. Not `nnx.Embed`, which computes in the dtype it was made in.
+
+    While it is compiled the ids are not known yet: one outside the table then gives NaN, never
+    another row.
+    """
+
+    def __init__(self, vocabulary, width, *, rngs):
+        self.embedding = nnx.Param(jax.random.normal(rngs.params(), (vocabulary, width)))
+
+    def __call__(self, *, ids):
+        check_integers(ids, name="ids")
+        if known(ids):
+            check_ids(np.asarray(ids), self.embedding.shape[0])
+        return jnp.take(self.embedding[...], ids, axis=0, mode="fill", fill_value=jnp.nan)
+
+    def unembed(self, x):
+        return jnp.einsum("...d,vd->...v", x, self.embedding[...])
+
+
+def known(array):
+    """Whether an array's values can be looked at: not while the function is being compiled."""
+    return not isinstance(array, jax.core.Tracer)

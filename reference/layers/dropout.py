@@ -1,0 +1,34 @@
+"""Regularization by noise."""
+
+from reference import random
+from reference.errors import InputError
+
+__all__ = ["dropout"]
+
+
+def dropout(x, *, rate, key=None):
+    """Zero each element with probability `rate` and scale the rest, so that the mean stays: no
+    feature can rely on another being there.
+
+        y = x ∘ keep / (1 - rate)
+
+    x (...) -> y (...).  Without a key, the identity.  The mask compares float32 uniforms in every
+    precision, so that float32 and float64 runs drop the same elements.
+    Raises InputError for a rate outside [0, 1).
+    Source: Srivastava et al. 2014, sec. 4, in the inverted form of its sec. 10.
+
+    Backward: what was dropped had no effect,
+        dx = dy ∘ keep / (1 - rate).
+    """
+    check_rate(rate)
+    if key is None or rate == 0:
+        return x, lambda dy: dy
+    keep = random.uniform(key, x.shape) >= rate
+    scale = keep.astype(x.dtype) / (1 - rate)
+    return x * scale, lambda dy: dy * scale
+
+
+def check_rate(rate):
+    """Raise InputError unless 0 <= rate < 1."""
+    if not 0 <= rate < 1:
+        raise InputError(f"the dropout rate is {rate}; give a number in [0, 1)")
