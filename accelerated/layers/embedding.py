@@ -24,10 +24,17 @@ class Embed(nnx.Module):
         check_integers(ids, name="ids")
         if known(ids):
             check_ids(np.asarray(ids), self.embedding.shape[0])
-        return jnp.take(self.embedding[...], ids, axis=0, mode="fill", fill_value=jnp.nan)
+        table = self.embedding[...]
+        rows = without_negatives(ids, table.shape[0])
+        return jnp.take(table, rows, axis=0, mode="fill", fill_value=jnp.nan)
 
     def unembed(self, x):
         return jnp.einsum("...d,vd->...v", x, self.embedding[...])
+
+
+def without_negatives(ids, vocabulary):
+    """Ids below 0 sent past the end: JAX would count them from there."""
+    return jnp.where(ids < 0, vocabulary, ids)
 
 
 def known(array):

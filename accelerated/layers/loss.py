@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from accelerated.layers.embedding import known
+from accelerated.layers.embedding import known, without_negatives
 from reference.layers.embedding import check_ids, check_integers
 from reference.layers.loss import check_labels
 
@@ -19,6 +19,6 @@ def cross_entropy(logits, *, labels, ignore=-100):
         check_ids(np.asarray(labels), logits.shape[-1], name="labels", ignore=ignore)
     wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     kept = labels != ignore
-    safe_labels = jnp.where(kept, labels, 0)
-    surprise = optax.softmax_cross_entropy_with_integer_labels(wide, safe_labels)
+    at_label = without_negatives(jnp.where(kept, labels, 0), logits.shape[-1])
+    surprise = optax.softmax_cross_entropy_with_integer_labels(wide, at_label)
     return jnp.where(kept, surprise, 0).sum() / jnp.maximum(kept.sum(), 1).astype(wide.dtype)

@@ -1,0 +1,27 @@
+"""Threads, precision and Hypothesis, settled before anything else is imported."""
+
+import os
+
+# Two test processes share two cores: more threads than one each would only wait for each other.
+for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_default_matmul_precision", "highest")  # no TF32 on a GPU, no bf16 on a TPU
+settings.register_profile("default", deadline=None)  # the first example compiles
+settings.register_profile("thorough", deadline=None, max_examples=1000)
+settings.load_profile("default")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Tests marked `thorough` run where they are asked for: by `-m` or the Hypothesis profile."""
+    if config.option.markexpr or config.getoption("--hypothesis-profile") == "thorough":
+        return
+    skip = pytest.mark.skip(reason="thorough: run with --hypothesis-profile=thorough")
+    for item in items:
+        if item.get_closest_marker("thorough"):
+            item.add_marker(skip)

@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+
+import accelerated.layers.attention as twins
+from accelerated import functional
+from reference import random
+from reference.errors import InputError
+from reference.layers.attention import attention, causal, multi_head_attention
+from tests.mirror import assert_gradient, assert_mirror, random_like
+from tests.peers import peer
+
+
+def problem(rng, leading=(2, 3), queries=5, keys=4, width=7):
+    shapes = ((queries, width), (keys, width), (keys, width))
+    return [rng.standard_normal((*leading, *shape)) for shape in shapes]
+
+
+@pytest.mark.parametrize("leading", [(), (2, 3)])
+@pytest.mark.parametrize("mask", [None, causal])
+def test_attention_equals_its_twin(mask, leading):
+    rng = np.random.default_rng(0)
+    q, k, v = problem(rng, leading)
+    assert_gradient(attention, q, k, v, mask=mask, rng=rng)
+    assert_mirror(attention, twins.attention, q, k, v, mask=mask, rng=rng)
+
+
+def test_attention_with_dropout_equals_its_twin():
+    rng = np.random.default_rng(1)
+    q, k, v = problem(rng)
+    noise = {"rate": 0.3, "key": random.key(5)}
+    assert_gradient(attention, q, k, v, **noise, rng=rng)
+    assert_mirror(attention, twins.attention, q, k, v, **noise, rng=rng)
+
+
+def test_a_query_that_may_look_nowhere_gets_zeros():
+    """Turns red if softmax divides by a total of 0; NaN there would reach every parameter."""
+    rng = np.random.default_rng(2)
+    q, k, v = problem(rng)
+    mask = rng.random((2, 1, 5, 4)) < 0.5
+    mask[:, :, 2] = False
+    y, backward = attention(q, k, v, mask=mask)
+    assert not y[:, :, 2].any()
+    dq, dk, dv = backward(np.ones_like(y))
+    assert not dq[:, :, 2].any() and np.isfinite(dk).all() and np.isfinite(dv).all()
+    assert_gradient(attention, q, k, v, mask=mask, rng=rng)
+    assert_mirror(attention, twins.attention, q, k, v, mask=mask, rng=rng)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 6), st.integers(1, 6))
+def test_a_mask_as_a_function_is_the_mask_as_an_array(seed, queries, keys):
+    """Turns red with `<` for `<=` in `causal`."""
+    q, k, v = problem(np.random.default_rng(seed), (2,), queries, keys)
+    array = np.tril(np.ones((queries, keys), bool))
+    by_function, by_array = attention(q, k, v, mask=causal)[0], attention(q, k, v, mask=array)[0]
+    np.testing.assert_array_equal(by_function, by_array)
+
+
+@given(st.integers(0, 2**32))
+def test_the_order_of_keys_does_not_matter(seed):
+    """Attention reads a set."""
+    rng = np.random.default_rng(seed)
+    q, k, v = problem(rng, ())
+    order = rng.permutation(4)
+    np.testing.assert_allclose(
+        attention(q, k[order], v[order])[0], attention(q, k, v)[0], rtol=1e-12, atol=1e-13
+    )
+
+
+@given(st.integers(0, 2**32))
+def test_what_is_read_lies_among_the_values(seed):
+    """Turns red if the weights of a query do not sum to 1."""
+    q, k, v = problem(np.random.default_rng(seed))
+    y, _ = attention(q, k, v)
+    assert (y <= v.max(axis=-2, keepdims=True) + 1e-12).all()
+    assert (y >= v.min(axis=-2, keepdims=True) - 1e-12).all()
+
+
+def test_attention_equals_pytorch_s():
+    """Turns red with 1/√D, or without the root."""
+    torch = peer("torch")
+    rng = np.random.default_rng(3)
+    q, k, v = problem(rng)
+    theirs = [torch.tensor(a, requires_grad=True) for a in (q, k, v)]
+    mask = np.tril(np.ones((5, 4), bool))
+    y, backward = attention(q, k, v, mask=mask)
+    dy = rng.standard_normal(y.shape)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *theirs, attn_mask=torch.tensor(mask)
+    )
+    expected.backward(torch.tensor(dy))
+    np.testing.assert_allclose(y, expected.detach().numpy(), rtol=1e-11, atol=1e-12)
+    for ours, tensor in zip(backward(dy), theirs, strict=True):
+        np.testing.assert_allclose(ours, tensor.grad.numpy(), rtol=1e-10, atol=1e-12)
+
+
+def test_multi_head_attention_equals_its_twin():
+    rng = np.random.default_rng(4)
+    apply, init = functional(twins.MultiHeadAttention(21, heads=3, rngs=nnx.Rngs(0)))
+    params, x = random_like(float64(init), rng), rng.standard_normal((2, 5, 21))
+    options = {"mask": causal, "rate": 0.2, "key": random.key(6)}
+
+    def ours(params, x, *, key):
+        return multi_head_attention(params, x, heads=3, **options | {"key": key})
+
+    def theirs(params, x, *, key):
+        return apply(params, x, **options | {"key": key})
+
+    assert_gradient(ours, params, x, key=options["key"], rng=rng)
+    assert_mirror(ours, theirs, params, x, key=options["key"], rng=rng)
+
+
+def float64(tree):
+    import jax
+
+    return jax.tree.map(lambda a: np.asarray(a, np.float64), tree)
+
+
+def test_one_head_of_the_whole_width_is_attention_between_projections():
+    """Turns red if heads are split or merged along another axis."""
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((2, 5, 7))
+    identity = {"kernel": np.eye(7), "bias": np.zeros(7)}
+    params = dict.fromkeys(("query", "key", "value", "out"), identity)
+    y, _ = multi_head_attention(params, x, heads=1, mask=causal)
+    np.testing.assert_allclose(y, attention(x, x, x, mask=causal)[0], rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("heads", [0, 4, -3])
+def test_heads_that_do_not_divide_the_width_are_refused(heads):
+    message = f"{heads} heads do not divide the width 21"
+    with pytest.raises(InputError, match=message):
+        multi_head_attention({}, np.zeros((2, 5, 21)), heads=heads)
+    with pytest.raises(InputError, match=message):
+        twins.MultiHeadAttention(21, heads=heads, rngs=nnx.Rngs(0))
