@@ -91,16 +91,17 @@ def generate(engine, options):
     """Write a text with a run's latest checkpoint."""
     run = checkpoint.load(options.checkpoint)
     engine.prepare(run.params["token"]["embedding"].dtype)
+    prompt = encode(run.tokenizer, options.prompt)
     written = engine.generate(
         run.params,
-        tokens=np.array(run.tokenizer.encode(options.prompt), np.int64),
+        tokens=prompt,
         steps=options.tokens,
         config=run.config,
         key=keys_of(options.seed).sample,
         temperature=options.temperature,
         top_k=options.top_k,
     )
-    print(options.prompt + run.tokenizer.decode(written.tolist()))
+    print(run.tokenizer.decode([*prompt.tolist(), *written.tolist()]))
     return 0
 
 
@@ -143,6 +144,8 @@ def begun(options):
     checkpoint.new_run(options.out)
     size = options.size or "nano"
     text = text_of(options, {})
+    if options.tokenizer and options.vocabulary:
+        raise InputError("--tokenizer has its own vocabulary; leave out --vocabulary")
     if options.tokenizer:
         tokenizer = BPE.load(options.tokenizer)
     else:

@@ -1,3 +1,5 @@
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -96,10 +98,19 @@ def test_attention_equals_pytorch_s():
         np.testing.assert_allclose(ours, tensor.grad.numpy(), rtol=1e-10, atol=1e-12)
 
 
+def test_the_twin_s_softmax_is_float32_in_bfloat16():
+    """Scores of 212.1 and 212.8 are 212 and 213 in bfloat16."""
+    q, k = np.array([[1, 1]], jnp.bfloat16), np.array([[300, 0], [300, 1]], jnp.bfloat16)
+    weights = twins.attention(q, k, np.eye(2, dtype=jnp.bfloat16))
+    share = 1 / (1 + np.exp(-(0.5**0.5)))
+    np.testing.assert_allclose(np.float64(weights[0, 1]), share, rtol=4e-3)
+
+
 def test_multi_head_attention_equals_its_twin():
     rng = np.random.default_rng(4)
     apply, init = functional(twins.MultiHeadAttention(21, heads=3, rngs=nnx.Rngs(0)))
-    params, x = random_like(float64(init), rng), rng.standard_normal((2, 5, 21))
+    params = random_like(jax.tree.map(lambda a: np.asarray(a, np.float64), init), rng)
+    x = rng.standard_normal((2, 5, 21))
     options = {"mask": causal, "rate": 0.2, "key": random.key(6)}
 
     def ours(params, x, *, key):
@@ -110,12 +121,6 @@ def test_multi_head_attention_equals_its_twin():
 
     assert_gradient(ours, params, x, key=options["key"], rng=rng)
     assert_mirror(ours, theirs, params, x, key=options["key"], rng=rng)
-
-
-def float64(tree):
-    import jax
-
-    return jax.tree.map(lambda a: np.asarray(a, np.float64), tree)
 
 
 def test_one_head_of_the_whole_width_is_attention_between_projections():
