@@ -61,7 +61,12 @@ def parser(name):
     add("--resume", action="store_true", help="go on from the folder's latest checkpoint")
     add("--data", metavar="FILE", help="UTF-8 text (the documentation that Python carries)")
     add("--size", choices=PRESETS, help="the model's size (nano)")
-    add("--vocabulary", type=int, metavar="N", help="tokens of a tokenizer made for it (1024)")
+    add(
+        "--vocabulary",
+        type=int,
+        metavar="N",
+        help="tokens of a tokenizer made for it (at most 1024)",
+    )
     add("--tokenizer", metavar="FOLDER", help="a saved tokenizer, for one made for the text")
     add("--dropout", type=float, metavar="RATE", help="share of activations dropped (the size's)")
     add("--steps", type=int, metavar="N", help="length of the run (300)")
@@ -149,7 +154,7 @@ def begun(options):
     if options.tokenizer:
         tokenizer = BPE.load(options.tokenizer)
     else:
-        tokenizer = BPE.train(text, options.vocabulary or 1024)
+        tokenizer = BPE.train(text, options.vocabulary)
     config = replace(PRESETS[size], vocabulary=tokenizer.vocabulary_size)
     if options.dropout is not None:
         config = replace(config, dropout=options.dropout)

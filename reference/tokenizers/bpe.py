@@ -161,13 +161,15 @@ class BPE:
         object.__setattr__(self, "tokens", tuple(tokens))
 
     @classmethod
-    def train(cls, text, vocabulary=1024, *, special_tokens=(END_OF_TEXT,)):
+    def train(cls, text, vocabulary=None, *, special_tokens=(END_OF_TEXT,)):
         """Learn a vocabulary of this size, special tokens and the 256 bytes included, from a text.
 
-        A smaller vocabulary is the beginning of a larger one. Raises InputError for a text that is
-        too short to teach that many merges, and says how many it can teach.
+        None stands for 1,024, or as many as the text can teach. A smaller vocabulary is the
+        beginning of a larger one. Raises InputError for a text that is too short for the size that
+        is asked for, and says how many it can teach.
         """
         check_text(text)
+        asked, vocabulary = vocabulary, 1024 if vocabulary is None else vocabulary
         smallest = cls((), special_tokens).vocabulary_size
         if not hasattr(vocabulary, "__index__"):
             raise DtypeError(f"vocabulary is {vocabulary!r}, and must be an integer")
@@ -178,7 +180,7 @@ class BPE:
             )
         words = Counter(match.group() for match in PATTERN.finditer(text))
         tokenizer = cls(learn_merges(words, vocabulary - smallest), special_tokens)
-        if tokenizer.vocabulary_size < vocabulary:
+        if asked is not None and tokenizer.vocabulary_size < asked:
             raise InputError(
                 f"vocabulary is {vocabulary}, but this text of {len(text)} characters can only "
                 f"fill {tokenizer.vocabulary_size}: ask for no more than that, or give more text"

@@ -1,6 +1,5 @@
 import copy
 import dataclasses
-import importlib
 import json
 import os
 import pickle
@@ -22,6 +21,7 @@ from reference.errors import CheckpointError, DtypeError, InputError
 from reference.tokenizers import BPE, bpe
 from reference.tokenizers.bpe import END_OF_TEXT, PATTERN
 from reference.tokenizers.vocabulary_files import BYTE_IDS, BYTES
+from tests.peers import peer
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 ENGINES = pytest.mark.parametrize("engine", [BPE, AcceleratedBPE], ids=["numpy", "tiktoken"])
@@ -38,11 +38,6 @@ SAMPLES = {
     "empty": "",
     "long word": "antidisestablishmentarianism" * 40 + "=" * 1000,
 }
-
-
-def peer(name):
-    """A library that only checks ours: it may be absent, but not in CI."""
-    return importlib.import_module(name) if os.environ.get("CI") else pytest.importorskip(name)
 
 
 def shared(name):
@@ -172,6 +167,7 @@ def test_long_words_are_not_quadratic():
 def test_a_short_text_says_how_much_it_can_fill():
     with pytest.raises(InputError, match="this text of 11 characters can only fill 264"):
         BPE.train("aaabdaaabac", 1024)
+    assert BPE.train("aaabdaaabac").vocabulary_size == 264
     assert BPE.train("aaabdaaabac", 264).encode("aaabdaaabac") == [262]
     assert BPE.train("", 257).encode("é") == list("é".encode().translate(BYTE_IDS))
 
