@@ -36,16 +36,30 @@ def gelu_tanh(x):
     x (...) -> y (...).  Used by GPT-1, GPT-2 and Google's BERT; Hugging Face's BERT uses `gelu`.
     Source: Hendrycks & Gimpel 2016, sec. 2.
 
-    Backward: x reaches y as the factor and through u,
-        dx = dy (1 + t)/2 + du √(2/π) (1 + 3·0.044715 x²),   du = dy x/2 (1 - t²).
+    Backward: x reaches y as the factor and through t, whose derivative by u is 1 - t²,
+        dx = dy/2 (1 + t + x (1 - t²) du/dx),   du/dx = √(2/π) (1 + 3·0.044715 x²).
     """
+    # In place, for what it computes costs less than a new array does.
     scale = math.sqrt(2 / math.pi)
-    t = np.tanh(scale * (x + 0.044715 * x * x * x))
-    y = 0.5 * x * (1 + t)
+    u = x * x
+    u *= 0.044715 * scale
+    u += scale
+    u *= x
+    t = np.tanh(u, out=u)
+    y = 1 + t
+    np.multiply(y, x, out=y)
+    np.multiply(y, 0.5, out=y)
 
     def backward(dy):
-        du = dy * 0.5 * x * (1 - t * t)
-        return dy * 0.5 * (1 + t) + du * scale * (1 + 3 * 0.044715 * x * x)
+        slope = x * x  # becomes x du/dx
+        slope *= 3 * 0.044715 * scale
+        slope += scale
+        slope *= x
+        slope *= 1 - t * t  # dt/du
+        slope += 1 + t
+        slope *= 0.5
+        slope *= dy
+        return slope
 
     return y, backward
 
@@ -64,12 +78,15 @@ def softmax(x):
         dx = y ∘ (dy - Σ y ∘ dy).
     """
     highest = x.max(axis=-1, keepdims=True)
-    weights = np.exp(x - np.where(highest == -np.inf, 0, highest))
+    shifted = x - np.where(highest == -np.inf, 0, highest)
+    weights = np.exp(shifted, out=shifted)
     total = weights.sum(axis=-1, keepdims=True)
-    y = weights / np.where(total == 0, 1, total)
+    y = np.divide(weights, np.where(total == 0, 1, total), out=weights)
 
     def backward(dy):
-        return y * (dy - (y * dy).sum(axis=-1, keepdims=True))
+        dx = dy - np.vecdot(y, dy)[..., None]
+        dx *= y
+        return dx
 
     return y, backward
 

@@ -32,10 +32,9 @@ def attention(q, k, v, *, mask=None, rate=0.0, key=None):
     """
     scale = q.shape[-1] ** -0.5
     scores = (q * scale) @ k.mT
-    masked_scores = (
-        scores if mask is None else np.where(visible(mask, scores.shape), scores, -np.inf)
-    )
-    weights, softmax_backward = softmax(masked_scores)
+    if mask is not None:
+        np.copyto(scores, -np.inf, where=~visible(mask, scores.shape))
+    weights, softmax_backward = softmax(scores)
     kept, dropout_backward = dropout(weights, rate=rate, key=key)
     y = kept @ v
 

@@ -1,5 +1,7 @@
 """Linear maps."""
 
+import numpy as np
+
 __all__ = ["linear"]
 
 
@@ -20,8 +22,9 @@ def linear(params, x):
         dW = Σₙ xₙᵀ dyₙ,   db = Σₙ dyₙ,   dx = dy Wᵀ.
     """
     # One product of two matrices, whatever the leading axes: a single call of the BLAS.
-    product = (rows(x) @ params["kernel"]).reshape(*x.shape[:-1], -1)
-    y = product + params["bias"] if "bias" in params else product
+    y = (rows(x) @ params["kernel"]).reshape(*x.shape[:-1], -1)
+    if "bias" in params:
+        np.add(y, params["bias"], out=y)  # in place: another array would double the time
 
     def backward(dy):
         dparams = {"kernel": rows(x).T @ rows(dy)}

@@ -20,15 +20,19 @@ def layer_norm(params, x, *, epsilon=1e-5):
         dx = (dn - mean dn - n ∘ mean(dn ∘ n)) / √(var x + ε).
     """
     centered = x - x.mean(axis=-1, keepdims=True)
-    inverse_std = 1 / np.sqrt((centered * centered).mean(axis=-1, keepdims=True) + epsilon)
-    n = centered * inverse_std
-    y = params["scale"] * n + params["bias"]
+    variance = np.vecdot(centered, centered)[..., None] / x.shape[-1]
+    inverse_std = 1 / np.sqrt(variance + epsilon)
+    n = np.multiply(centered, inverse_std, out=centered)
+    y = params["scale"] * n
+    np.add(y, params["bias"], out=y)
 
     def backward(dy):
         dparams = {"scale": rows(dy * n).sum(axis=0), "bias": rows(dy).sum(axis=0)}
         dn = params["scale"] * dy
-        mean_dn = dn.mean(axis=-1, keepdims=True)
-        mean_dn_n = (dn * n).mean(axis=-1, keepdims=True)
-        return dparams, inverse_std * (dn - mean_dn - n * mean_dn_n)
+        mean_dn_n = np.vecdot(dn, n)[..., None] / x.shape[-1]
+        dn -= dn.mean(axis=-1, keepdims=True)
+        dn -= n * mean_dn_n
+        dn *= inverse_std
+        return dparams, dn  # now dx
 
     return y, backward
