@@ -1,0 +1,1 @@
+"""The two engines side by side: equal first, then timed."""

@@ -1,0 +1,295 @@
+"""One GPT trained twice from one seed: the same losses, number for number, and two speeds."""
+
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import jax
+import matplotlib
+import numpy as np
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+import accelerated.inference.decoding
+import accelerated.training.loop
+import reference.inference.decoding
+import reference.training.loop
+from benchmarks.report import COLORS, Mismatch, described, header, median, milliseconds, save_json
+from reference import tree
+from reference.data.batches import batches
+from reference.data.text import python_documentation, read_text
+from reference.models.gpt import PRESETS, GPTConfig, parameter_count
+from reference.tokenizers import BPE
+from reference.training.loop import TrainingConfig, check_data, initial_state, keys_of
+
+ENGINES = {"NumPy": reference, "Flax": accelerated}
+LOSSES, GRADIENTS = 1e-9, 1e-8  # how far float64 runs may be apart
+PROMPT = "The "
+
+
+def run(data, out, *, steps=300, seed=0, preset="micro", gate_steps=50):
+    """The whole demonstration; figures and a picture go to the folder `out`.
+
+    Raises Mismatch where the engines part, InputError for a text that cannot be used.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    text = python_documentation() if data is None else read_text(data)
+    tokenizer = BPE.train(text)
+    tokens = np.array(tokenizer.encode(text), np.int32)
+    config = replace(PRESETS[preset], vocabulary=tokenizer.vocabulary_size)
+    training = TrainingConfig(steps=steps, seed=seed, warmup=min(20, steps - 1))
+    check_data(tokens, config, training)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    head = header("float32, after a gate in float64")
+    console.print(described(head))
+    source = "the documentation that Python carries" if data is None else data
+    console.print(f"\nText: {source}, {len(tokens):,} tokens of {config.vocabulary:,}.")
+
+    with double_precision():
+        passed = gate(tokens, config.vocabulary, steps=gate_steps, seed=seed, console=console)
+    engines, params = race(config, training, tokens, console)
+    figures = {
+        "header": head,
+        "model": asdict(config) | {"parameters": parameter_count(config)},
+        "training": asdict(training),
+        "gate": passed,
+        "engines": engines,
+        "text": write(params, config, seed, tokenizer),
+    }
+    console.print(table(figures), *sentences(figures), sep="\n")
+    save_json(out / "demo.json", figures)
+    draw(out / "demo.png", figures)
+    console.print(f"Figures are in {out / 'demo.json'}, the picture in {out / 'demo.png'}.")
+    return figures
+
+
+@contextmanager
+def double_precision():
+    """JAX with float64, which it leaves out unless asked."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def gate(tokens, vocabulary, *, steps, seed, console):
+    """Both engines in float64, with dropout, clipping and accumulation: equal, or Mismatch."""
+    config = GPTConfig(vocabulary, 32, layers=2, heads=3, width=48, dropout=0.1)
+    training = TrainingConfig(
+        steps=steps,
+        batch=4,
+        length=32,
+        accumulation=2,
+        warmup=min(5, steps - 1),
+        dtype="float64",
+        seed=seed,
+    )
+    gradient_gap = compare_gradients(config, training, tokens)
+    runs = (engine.training.loop.train(config, training, tokens) for engine in ENGINES.values())
+    loss_gap = 0
+    for step, ((_, ours), (_, theirs)) in enumerate(zip(*runs, strict=True), 1):
+        gap = abs(float(ours) - float(theirs))
+        if not gap <= LOSSES:
+            raise Mismatch(
+                f"the engines part at step {step} in float64: NumPy's loss is {float(ours):.12f}, "
+                f"Flax's {float(theirs):.12f}, {gap:.1e} apart where {LOSSES} is allowed"
+            )
+        loss_gap = max(loss_gap, gap)
+    console.print(
+        f"Gate: {steps} steps in float64, losses at most {loss_gap:.0e} apart, "
+        f"all gradients of the first within {gradient_gap:.0e}: the engines are equal.\n"
+    )
+    return {"steps": steps, "loss_gap": loss_gap, "gradient_gap": gradient_gap}
+
+
+def compare_gradients(config, training, tokens):
+    """The largest difference among the first step's gradients, relative to each array's largest.
+
+    Or to a thousandth of the largest of all, where an array is zero but for rounding.
+    """
+    state, keys = initial_state(config, training), keys_of(training.seed)
+    inputs, labels = next(
+        batches(tokens, length=training.length, batch=training.batch, key=keys.data)
+    )
+    batch = {"tokens": inputs, "labels": labels, "config": config, "key": keys.dropout}
+    ours, theirs = (
+        tree.flatten(
+            engine.training.loop.loss_and_gradients(
+                state.params, **batch, accumulation=training.accumulation
+            )[1]
+        )
+        for engine in ENGINES.values()
+    )
+    floor = 1e-3 * max(np.abs(g).max() for g in ours.values())
+    gaps = {p: np.abs(g - theirs[p]).max() / max(np.abs(g).max(), floor) for p, g in ours.items()}
+    worst = max(gaps, key=gaps.get)
+    if not gaps[worst] <= GRADIENTS:
+        raise Mismatch(
+            f"the engines part at the first gradient in float64: that of {worst} is "
+            f"{gaps[worst]:.1e} apart where {GRADIENTS} is allowed"
+        )
+    return float(gaps[worst])
+
+
+def race(config, training, tokens, console):
+    """Both engines in float32, step by step in turn -> losses and times of each, its weights."""
+    result = {name: {"losses": [], "seconds": []} for name in ENGINES}
+    params = {}
+    runs = {
+        name: engine.training.loop.train(config, training, tokens)
+        for name, engine in ENGINES.items()
+    }
+    with progress(console, training.steps) as show:
+        for _ in range(training.steps):
+            for name, steps in runs.items():
+                start = time.perf_counter()
+                state, loss = jax.block_until_ready(next(steps))
+                result[name]["seconds"].append(time.perf_counter() - start)
+                result[name]["losses"].append(float(loss))
+                params[name] = state.params
+                show(name, result)
+    for engine in result.values():
+        first, *others = engine.pop("seconds")
+        engine["step"] = median(others)
+        engine["compile_seconds"] = max(first - engine["step"]["median"], 0)
+        engine["tokens_per_second"] = training.batch * training.length / engine["step"]["median"]
+    result["NumPy"]["compile_seconds"] = 0
+    return result, params
+
+
+@contextmanager
+def progress(console, total):
+    """Give a function that shows how far an engine is: two bars, or without a terminal lines."""
+    columns = (TextColumn("{task.description:6}"), BarColumn(), MofNCompleteColumn())
+    columns += (TextColumn("loss {task.fields[loss]}"), TextColumn("{task.fields[gap]}"))
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        tasks = {name: bars.add_task(name, total=total, loss="-", gap="") for name in ENGINES}
+
+        def show(name, result):
+            losses = result[name]["losses"]
+            gap = losses[-1] - result["NumPy"]["losses"][-1]
+            apart = "" if name == "NumPy" else f"gap {abs(gap):.1e}"
+            bars.update(tasks[name], completed=len(losses), loss=f"{losses[-1]:.5f}", gap=apart)
+            if (
+                not console.is_terminal
+                and name == "Flax"
+                and len(losses) % max(total // 10, 1) == 0
+            ):
+                print(f"step {len(losses)} of {total}: loss {losses[-1]:.5f}, {apart}", flush=True)
+
+        yield show
+
+
+def write(params, config, seed, tokenizer):
+    """A line by each engine, with its own weights and the same key; where they first differ."""
+    prompt = np.array(tokenizer.encode(PROMPT), np.int32)
+    room = {"steps": min(60, config.context - len(prompt)), "temperature": 0.8}
+    options = room | {"top_k": min(40, config.vocabulary), "key": keys_of(seed).sample}
+    written = {}
+    for name, engine in ENGINES.items():
+        generate = engine.inference.decoding.generate
+        written[name] = generate(params[name], tokens=prompt, config=config, **options)
+    different = np.flatnonzero(written["NumPy"] != written["Flax"])
+    return {name: PROMPT + tokenizer.decode(new.tolist()) for name, new in written.items()} | {
+        "tokens": room["steps"],
+        "first_difference": int(different[0]) if len(different) else None,
+    }
+
+
+def table(figures):
+    """Losses at milestones, and speeds, of both engines."""
+    losses = {name: engine["losses"] for name, engine in figures["engines"].items()}
+    steps = len(losses["NumPy"])
+    rows = Table("", "NumPy", "Flax", "gap or ratio", title="The same GPT, twice", box=SIMPLE)
+    for column in rows.columns[1:]:
+        column.justify = "right"
+    for step in sorted({1, *(max(round(steps * share), 1) for share in (0.1, 0.25, 0.5, 0.75, 1))}):
+        ours, theirs = losses["NumPy"][step - 1], losses["Flax"][step - 1]
+        rows.add_row(f"loss at step {step}", f"{ours:.6f}", f"{theirs:.6f}", f"{ours - theirs:.1e}")
+    ours, theirs = figures["engines"].values()
+    ratio = ours["step"]["median"] / theirs["step"]["median"]
+    rows.add_section()
+    rows.add_row("a step, ms", *(milliseconds(e["step"]) for e in (ours, theirs)), "")
+    speeds = (f"{e['tokens_per_second']:,.0f}" for e in (ours, theirs))
+    rows.add_row("tokens per second", *speeds, f"Flax {ratio:.2f} times NumPy")
+    rows.add_row("compilation, s", "none", f"{theirs['compile_seconds']:.1f}", "")
+    return rows
+
+
+def sentences(figures):
+    """What each engine wrote."""
+    text = figures["text"]
+    for name in ENGINES:
+        yield f"{name} writes: {' '.join(text[name].split())}"
+    first = text["first_difference"]
+    same = (
+        f"The same {text['tokens']} tokens." if first is None else f"They differ from {first} on."
+    )
+    yield same + "\n"
+
+
+def draw(path, figures):
+    """The picture: two curves that are one, how far they are apart, and the speeds."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    style = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
+    with pyplot.rc_context(style):
+        figure, axes = pyplot.subplot_mosaic(
+            [["loss", "speed"], ["gap", "speed"]],
+            figsize=(11, 5.6),
+            width_ratios=[1.9, 1],
+            height_ratios=[2.6, 1],
+            layout="constrained",
+        )
+        draw_losses(axes["loss"], axes["gap"], figures)
+        draw_speeds(axes["speed"], figures["engines"])
+        sizes, head = figures["model"], figures["header"]
+        figure.suptitle(
+            "One GPT, trained twice from one seed: in NumPy by hand, in Flax compiled",
+            fontsize=14,
+            fontweight="bold",
+        )
+        figure.supxlabel(
+            f"{sizes['layers']} layers, width {sizes['width']}, {sizes['parameters']:,} weights; "
+            f"{head['device']}, JAX {head['versions']['jax']}, NumPy {head['versions']['numpy']}",
+            fontsize=9,
+            color="#555555",
+        )
+        figure.savefig(path, dpi=130, facecolor="white")
+        pyplot.close(figure)
+
+
+def draw_losses(axes, gap_axes, figures):
+    losses = {name: np.array(e["losses"]) for name, e in figures["engines"].items()}
+    steps = np.arange(1, len(losses["NumPy"]) + 1)
+    axes.plot(steps, losses["Flax"], color=COLORS["Flax"], linewidth=6, alpha=0.75, label="Flax")
+    axes.plot(steps, losses["NumPy"], color=COLORS["NumPy"], linewidth=1.2, label="NumPy")
+    axes.set_ylabel("loss, nats a token")
+    axes.legend(frameon=False, title="on top of each other")
+    axes.sharex(gap_axes)
+    axes.tick_params(labelbottom=False)
+    gap = np.abs(losses["NumPy"] - losses["Flax"])
+    gap_axes.plot(steps, 1e6 * gap, ".", color="#555555", markersize=3)
+    gap_axes.set_ylim(bottom=0)
+    gap_axes.set_ylabel("gap, millionths")
+    gap_axes.set_xlabel(
+        f"training step, in float32; in float64 the gap is {figures['gate']['loss_gap']:.0e}"
+    )
+
+
+def draw_speeds(axes, engines):
+    speeds = {name: engine["tokens_per_second"] for name, engine in engines.items()}
+    bars = axes.bar(
+        list(speeds), list(speeds.values()), color=[COLORS[n] for n in speeds], width=0.6
+    )
+    axes.bar_label(bars, [f"{speed:,.0f}" for speed in speeds.values()], padding=3)
+    axes.set_ylabel("tokens per second, training")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.set_title(f"Flax: {speeds['Flax'] / speeds['NumPy']:.2f} times NumPy's speed", fontsize=12)
