@@ -39,7 +39,7 @@ def main(engine, arguments=None):
     """Run a command line.  -> the exit status: 0, 1 for bad input, 130 where Ctrl-C ended it."""
     options = parser(engine.name).parse_args(arguments)
     try:
-        return options.command(engine, options)
+        return {"train": train, "generate": generate}[options.name](engine, options)
     except (InputError, OSError) as error:
         print(f"{engine.name} {options.name}: {error}", file=sys.stderr)
         return 1
@@ -55,7 +55,6 @@ def parser(name):
     wide = {"formatter_class": lambda prog: argparse.HelpFormatter(prog, 32, 88)}
 
     one = commands.add_parser("train", help="train a GPT on a text", **wide)
-    one.set_defaults(command=train)
     add = one.add_argument
     add("--out", metavar="FOLDER", default="runs/gpt", help="the run's folder (runs/gpt)")
     add("--resume", action="store_true", help="go on from the folder's latest checkpoint")
@@ -81,7 +80,6 @@ def parser(name):
     add("--checkpoint-interval", type=int, default=100, metavar="N", help="steps (100)")
 
     two = commands.add_parser("generate", help="write text with a trained GPT", **wide)
-    two.set_defaults(command=generate)
     add = two.add_argument
     add("--checkpoint", metavar="FOLDER", default="runs/gpt", help="a run's folder (runs/gpt)")
     add("--prompt", default="The ", help='how the text begins ("The ")')

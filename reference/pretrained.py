@@ -14,8 +14,8 @@ import numpy as np
 
 from reference import tree
 from reference.errors import CheckpointError, InputError
-from reference.models.gpt import GPTConfig
-from reference.training.checkpoint import check_fit, open_arrays, parameter_shapes, read_json
+from reference.models.gpt import GPTConfig, parameter_shapes
+from reference.training.checkpoint import check_fit, open_arrays, read_json
 
 # Where Hugging Face keeps what is ours: a block's modules below "h.N.", the others at the top.
 # One array holds query, key and value, side by side.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reference import random
+from reference import random, tree
 from reference.errors import InputError
 from reference.layers.attention import causal, check_heads
 from reference.layers.block import pre_norm_block
@@ -90,14 +90,8 @@ def gpt(params, *, tokens, config, key=None):
             dblock, dx = block_backward(dx)
             dblocks.append(dblock)
         dposition, dembedded = position_backward(embedding_dropout_backward(dx))
-        dtoken_as_input = token_backward(dembedded)
-        dtoken = dtoken_as_input["embedding"] + dtoken_as_output["embedding"]
-        return {
-            "token": {"embedding": dtoken},
-            "position": dposition,
-            "blocks": dblocks[::-1],
-            "norm": dnorm,
-        }
+        dtoken = tree.map(np.add, token_backward(dembedded), dtoken_as_output)
+        return {"token": dtoken, "position": dposition, "blocks": dblocks[::-1], "norm": dnorm}
 
     return logits, backward
 
@@ -133,44 +127,46 @@ def initial_params(config, *, key, initialization="paper", dtype=np.float32):
     """
     if initialization not in ("paper", "released"):
         raise InputError(f"initialization is {initialization!r}; give 'paper' or 'released'")
-    width, layers = config.width, config.layers
+    shapes, layers = parameter_shapes(config), config.layers
     residual_std = 0.02 / (2 * layers) ** 0.5 if initialization == "paper" else 0.02
-
-    def table(key, rows, std):
-        return {"embedding": normal(key, (rows, width), std)}
-
-    def normal(key, shape, std):
-        return (random.normal(key, shape) * np.float32(std)).astype(dtype)
-
-    def linear(key, inputs, outputs, std=0.02):
-        return {"kernel": normal(key, (inputs, outputs), std), "bias": np.zeros(outputs, dtype)}
-
-    def norm():
-        return {"scale": np.ones(width, dtype), "bias": np.zeros(width, dtype)}
-
-    def block(key):
-        query, key_, value, out, up, down = random.split(key, 6)
-        return {
-            "attention_norm": norm(),
-            "attention": {
-                "query": linear(query, width, width),
-                "key": linear(key_, width, width),
-                "value": linear(value, width, width),
-                "out": linear(out, width, width, residual_std),
-            },
-            "feed_forward_norm": norm(),
-            "feed_forward": {
-                "up": linear(up, width, 4 * width),
-                "down": linear(down, 4 * width, width, residual_std),
-            },
-        }
-
-    return {
-        "token": table(random.fold_in(key, layers), config.vocabulary, 0.02),
-        "position": table(random.fold_in(key, layers + 1), config.context, 0.01),
-        "blocks": [block(random.fold_in(key, layer)) for layer in range(layers)],
-        "norm": norm(),
+    std = {"token": 0.02, "position": 0.01, "out": residual_std, "down": residual_std}
+    kernels = [path for path in shapes if path.endswith("kernel")]
+    block_keys = [random.split(random.fold_in(key, layer), 6) for layer in range(layers)]
+    keys = dict(zip(kernels, np.concatenate(block_keys), strict=True)) | {
+        "token.embedding": random.fold_in(key, layers),
+        "position.embedding": random.fold_in(key, layers + 1),
     }
+
+    def draw(path, shape):
+        part, leaf = path.split(".")[-2:]
+        if leaf in ("scale", "bias"):
+            return np.full(shape, leaf == "scale", dtype)
+        return (random.normal(keys[path], shape) * np.float32(std.get(part, 0.02))).astype(dtype)
+
+    return tree.unflatten({path: draw(path, shape) for path, shape in shapes.items()})
+
+
+def parameter_shapes(config):
+    """The shape of every parameter of a GPTConfig, by its path in the tree."""
+    width = config.width
+    norm = {"scale": (width,), "bias": (width,)}
+
+    def linear(inputs, outputs):
+        return {"kernel": (inputs, outputs), "bias": (outputs,)}
+
+    block = {
+        "attention_norm": norm,
+        "attention": {part: linear(width, width) for part in ("query", "key", "value", "out")},
+        "feed_forward_norm": norm,
+        "feed_forward": {"up": linear(width, 4 * width), "down": linear(4 * width, width)},
+    }
+    params = {
+        "token": {"embedding": (config.vocabulary, width)},
+        "position": {"embedding": (config.context, width)},
+        "blocks": [block] * config.layers,
+        "norm": norm,
+    }
+    return tree.flatten(params)
 
 
 def parameter_count(config):

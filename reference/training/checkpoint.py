@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 
 from reference import tree
 from reference.errors import CheckpointError, InputError
-from reference.models.gpt import GPTConfig
+from reference.models.gpt import GPTConfig, parameter_shapes
 from reference.tokenizers import BPE
 
 FORMAT = {"format": "twinformer checkpoint", "version": 1}
@@ -109,29 +109,6 @@ def load(folder):
         )
     optimizer = tree.unflatten(moments)
     return Checkpoint(step, tree.unflatten(params), optimizer, config, training, tokenizer)
-
-
-def parameter_shapes(config):
-    """The shape of every parameter of a GPTConfig, by path, in the order of `initial_params`."""
-    width = config.width
-    norm = {"scale": (width,), "bias": (width,)}
-
-    def linear(inputs, outputs):
-        return {"kernel": (inputs, outputs), "bias": (outputs,)}
-
-    block = {
-        "attention_norm": norm,
-        "attention": {part: linear(width, width) for part in ("query", "key", "value", "out")},
-        "feed_forward_norm": norm,
-        "feed_forward": {"up": linear(width, 4 * width), "down": linear(4 * width, width)},
-    }
-    params = {
-        "token": {"embedding": (config.vocabulary, width)},
-        "position": {"embedding": (config.context, width)},
-        "blocks": [block] * config.layers,
-        "norm": norm,
-    }
-    return tree.flatten(params)
 
 
 def check_fit(source, arrays, shapes):
