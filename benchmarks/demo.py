@@ -17,7 +17,19 @@ import accelerated.inference.decoding
 import accelerated.training.loop
 import reference.inference.decoding
 import reference.training.loop
-from benchmarks.report import COLORS, Mismatch, described, header, median, milliseconds, save_json
+from benchmarks.report import (
+    COLORS,
+    FEWEST,
+    GREY,
+    Mismatch,
+    check_enough,
+    described,
+    header,
+    interval,
+    median,
+    ratio,
+    save_json,
+)
 from reference import tree
 from reference.data.batches import batches
 from reference.data.text import python_documentation, read_text
@@ -27,7 +39,7 @@ from reference.training.loop import TrainingConfig, check_data, initial_state, k
 
 ENGINES = {"NumPy": reference, "Flax": accelerated}
 LOSSES, GRADIENTS = 1e-9, 1e-8  # how far float64 runs may be apart
-PROMPT = "The "
+PROMPT = "The"  # the blank comes with the next word
 
 
 def run(data, out, *, steps=300, seed=0, preset="micro", gate_steps=50):
@@ -35,10 +47,12 @@ def run(data, out, *, steps=300, seed=0, preset="micro", gate_steps=50):
 
     Raises Mismatch where the engines part, InputError for a text that cannot be used.
     """
+    check_enough("steps", steps, FEWEST + 1)  # the first, which compiles, does not count
     console = Console(soft_wrap=True, highlight=False)
-    text = python_documentation() if data is None else read_text(data)
-    tokenizer = BPE.train(text)
-    tokens = np.array(tokenizer.encode(text), np.int32)
+    with console.status("making a tokenizer for the text"):
+        text = python_documentation() if data is None else read_text(data)
+        tokenizer = BPE.train(text)
+        tokens = np.array(tokenizer.encode(text), np.int32)
     config = replace(PRESETS[preset], vocabulary=tokenizer.vocabulary_size)
     training = TrainingConfig(steps=steps, seed=seed, warmup=min(20, steps - 1))
     check_data(tokens, config, training)
@@ -47,9 +61,11 @@ def run(data, out, *, steps=300, seed=0, preset="micro", gate_steps=50):
     head = header("float32, after a gate in float64")
     console.print(described(head))
     source = "the documentation that Python carries" if data is None else data
-    console.print(f"\nText: {source}, {len(tokens):,} tokens of {config.vocabulary:,}.")
+    console.print(
+        f"\nText: {source}, {len(tokens):,} tokens of {config.vocabulary:,}.", markup=False
+    )
 
-    with double_precision():
+    with console.status("in float64: are the engines equal?"), double_precision():
         passed = gate(tokens, config.vocabulary, steps=gate_steps, seed=seed, console=console)
     engines, params = race(config, training, tokens, console)
     figures = {
@@ -58,9 +74,10 @@ def run(data, out, *, steps=300, seed=0, preset="micro", gate_steps=50):
         "training": asdict(training),
         "gate": passed,
         "engines": engines,
+        "flax_speed_to_numpy": ratio(*(engines[name]["step"] for name in ENGINES)),
         "text": write(params, config, seed, tokenizer),
     }
-    console.print(table(figures), *sentences(figures), sep="\n")
+    report(figures, console)
     save_json(out / "demo.json", figures)
     draw(out / "demo.png", figures)
     console.print(f"Figures are in {out / 'demo.json'}, the picture in {out / 'demo.png'}.")
@@ -128,7 +145,8 @@ def compare_gradients(config, training, tokens):
     )
     floor = 1e-3 * max(np.abs(g).max() for g in ours.values())
     gaps = {p: np.abs(g - theirs[p]).max() / max(np.abs(g).max(), floor) for p, g in ours.items()}
-    worst = max(gaps, key=gaps.get)
+    # NaN is no more than anything, so it is asked for first; the gap says which is worst.
+    worst = max(gaps, key=lambda path: (np.isnan(gaps[path]), gaps[path]))
     if not gaps[worst] <= GRADIENTS:
         raise Mismatch(
             f"the engines part at the first gradient in float64: that of {worst} is "
@@ -181,7 +199,7 @@ def progress(console, total):
                 and name == "Flax"
                 and len(losses) % max(total // 10, 1) == 0
             ):
-                print(f"step {len(losses)} of {total}: loss {losses[-1]:.5f}, {apart}", flush=True)
+                console.print(f"step {len(losses)} of {total}: loss {losses[-1]:.5f}, {apart}")
 
         yield show
 
@@ -198,40 +216,39 @@ def write(params, config, seed, tokenizer):
     different = np.flatnonzero(written["NumPy"] != written["Flax"])
     return {name: PROMPT + tokenizer.decode(new.tolist()) for name, new in written.items()} | {
         "tokens": room["steps"],
+        "ids": {name: new.tolist() for name, new in written.items()},
         "first_difference": int(different[0]) if len(different) else None,
     }
 
 
-def table(figures):
-    """Losses at milestones, and speeds, of both engines."""
-    losses = {name: engine["losses"] for name, engine in figures["engines"].items()}
-    steps = len(losses["NumPy"])
-    rows = Table("", "NumPy", "Flax", "gap or ratio", title="The same GPT, twice", box=SIMPLE)
+def report(figures, console):
+    """Losses at milestones, speeds and the text of both engines, printed."""
+    losses = [engine["losses"] for engine in figures["engines"].values()]
+    steps = len(losses[0])
+    rows = Table("", *ENGINES, "gap or ratio", title="The same GPT, twice", box=SIMPLE)
     for column in rows.columns[1:]:
         column.justify = "right"
     for step in sorted({1, *(max(round(steps * share), 1) for share in (0.1, 0.25, 0.5, 0.75, 1))}):
-        ours, theirs = losses["NumPy"][step - 1], losses["Flax"][step - 1]
+        ours, theirs = (of_engine[step - 1] for of_engine in losses)
         rows.add_row(f"loss at step {step}", f"{ours:.6f}", f"{theirs:.6f}", f"{ours - theirs:.1e}")
-    ours, theirs = figures["engines"].values()
-    ratio = ours["step"]["median"] / theirs["step"]["median"]
     rows.add_section()
-    rows.add_row("a step, ms", *(milliseconds(e["step"]) for e in (ours, theirs)), "")
-    speeds = (f"{e['tokens_per_second']:,.0f}" for e in (ours, theirs))
-    rows.add_row("tokens per second", *speeds, f"Flax {ratio:.2f} times NumPy")
-    rows.add_row("compilation, s", "none", f"{theirs['compile_seconds']:.1f}", "")
-    return rows
+    engines, times = figures["engines"].values(), figures["flax_speed_to_numpy"]
+    steps = [engine["step"] for engine in engines]
+    rows.add_row("a step, ms", *(f"{1e3 * step['median']:.1f}" for step in steps), "")
+    rows.add_row("  95 % interval", *map(interval, steps), "")
+    speeds = (f"{engine['tokens_per_second']:,.0f}" for engine in engines)
+    rows.add_row("tokens per second", *speeds, f"{times['ratio']:.2f}")
+    rows.add_row("  95 % interval", "", "", interval(times, ".2f", 1))
+    compilation = figures["engines"]["Flax"]["compile_seconds"]
+    rows.add_row("compilation, s", "none", f"{compilation:.1f}", "")
+    console.print(rows)
 
-
-def sentences(figures):
-    """What each engine wrote."""
     text = figures["text"]
     for name in ENGINES:
-        yield f"{name} writes: {' '.join(text[name].split())}"
+        console.print(f"{name} writes: {' '.join(text[name].split())}", markup=False)
     first = text["first_difference"]
-    same = (
-        f"The same {text['tokens']} tokens." if first is None else f"They differ from {first} on."
-    )
-    yield same + "\n"
+    same = f"The same {text['tokens']} tokens" if first is None else f"They part at token {first}"
+    console.print(f"{same}, from the same random key.\n")
 
 
 def draw(path, figures):
@@ -239,57 +256,75 @@ def draw(path, figures):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    style = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
+    style = {"font.size": 12, "axes.spines.top": False, "axes.spines.right": False}
     with pyplot.rc_context(style):
         figure, axes = pyplot.subplot_mosaic(
             [["loss", "speed"], ["gap", "speed"]],
-            figsize=(11, 5.6),
-            width_ratios=[1.9, 1],
-            height_ratios=[2.6, 1],
+            figsize=(11, 6),
+            width_ratios=[1.7, 1],
+            height_ratios=[2.4, 1],
             layout="constrained",
         )
-        draw_losses(axes["loss"], axes["gap"], figures)
-        draw_speeds(axes["speed"], figures["engines"])
+        figure.get_layout_engine().set(wspace=0.06)
+        apart = draw_losses(axes["loss"], axes["gap"], figures)
+        faster = draw_speeds(axes["speed"], figures)
         sizes, head = figures["model"], figures["header"]
-        figure.suptitle(
-            "One GPT, trained twice from one seed: in NumPy by hand, in Flax compiled",
-            fontsize=14,
-            fontweight="bold",
+        gap = np.format_float_positional(apart, precision=1, fractional=False, trim="-")
+        title = f"One GPT, trained twice: losses within {gap} of each other; {faster}"
+        figure.suptitle(title, fontsize=15, fontweight="bold")
+        versions = ", ".join(
+            f"{name} {head['versions'][name]}" for name in ("numpy", "jax", "flax")
         )
         figure.supxlabel(
-            f"{sizes['layers']} layers, width {sizes['width']}, {sizes['parameters']:,} weights; "
-            f"{head['device']}, JAX {head['versions']['jax']}, NumPy {head['versions']['numpy']}",
-            fontsize=9,
-            color="#555555",
+            f"{sizes['layers']} layers, width {sizes['width']}, {sizes['parameters']:,} weights, "
+            f"float32   ·   {head['device']}   ·   {versions}",
+            fontsize=11,
+            color=GREY,
         )
         figure.savefig(path, dpi=130, facecolor="white")
         pyplot.close(figure)
 
 
 def draw_losses(axes, gap_axes, figures):
+    """Both curves, and their distance beneath -> the largest distance."""
     losses = {name: np.array(e["losses"]) for name, e in figures["engines"].items()}
     steps = np.arange(1, len(losses["NumPy"]) + 1)
-    axes.plot(steps, losses["Flax"], color=COLORS["Flax"], linewidth=6, alpha=0.75, label="Flax")
-    axes.plot(steps, losses["NumPy"], color=COLORS["NumPy"], linewidth=1.2, label="NumPy")
+    axes.plot(steps, losses["Flax"], color=COLORS["Flax"], linewidth=7, alpha=0.6, label="Flax")
+    axes.plot(steps, losses["NumPy"], color=COLORS["NumPy"], linewidth=1.3, label="NumPy")
     axes.set_ylabel("loss, nats a token")
-    axes.legend(frameon=False, title="on top of each other")
+    axes.legend(frameon=False, loc="upper right", title="one on top of the other")
     axes.sharex(gap_axes)
     axes.tick_params(labelbottom=False)
+
     gap = np.abs(losses["NumPy"] - losses["Flax"])
-    gap_axes.plot(steps, 1e6 * gap, ".", color="#555555", markersize=3)
-    gap_axes.set_ylim(bottom=0)
-    gap_axes.set_ylabel("gap, millionths")
-    gap_axes.set_xlabel(
-        f"training step, in float32; in float64 the gap is {figures['gate']['loss_gap']:.0e}"
-    )
+    apart = gap > 0
+    gap_axes.semilogy(steps[apart], gap[apart], ".", color=GREY, markersize=4)
+    gap_axes.set_ylim(1e-8, max(1e-3, 100 * gap.max()))
+    gap_axes.minorticks_off()
+    gap_axes.set_ylabel("gap, nats")
+    gap_axes.set_xlabel("training step")
+    words = f"equal to the last bit at {np.sum(~apart)} of {len(steps)} steps"
+    words += f"; in float64 at most {figures['gate']['loss_gap']:.0e} apart"
+    gap_axes.text(0.99, 0.9, words, ha="right", va="top", transform=gap_axes.transAxes, fontsize=11)
+    return gap.max()
 
 
-def draw_speeds(axes, engines):
+def draw_speeds(axes, figures):
+    """A bar for each engine, and the ratio -> which is faster, in words."""
+    engines, times = figures["engines"], figures["flax_speed_to_numpy"]["ratio"]
     speeds = {name: engine["tokens_per_second"] for name, engine in engines.items()}
-    bars = axes.bar(
-        list(speeds), list(speeds.values()), color=[COLORS[n] for n in speeds], width=0.6
-    )
-    axes.bar_label(bars, [f"{speed:,.0f}" for speed in speeds.values()], padding=3)
-    axes.set_ylabel("tokens per second, training")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set_title(f"Flax: {speeds['Flax'] / speeds['NumPy']:.2f} times NumPy's speed", fontsize=12)
+    colors = [COLORS[name] for name in speeds]
+    bars = axes.barh(list(speeds), list(speeds.values()), color=colors, height=0.6)
+    axes.bar_label(bars, [f"{speed:,.0f}" for speed in speeds.values()], padding=5)
+    slow, fast = sorted(speeds, key=speeds.get)
+    times = max(times, 1 / times)
+    on_bar = {"color": "white" if fast == "NumPy" else "black", "fontsize": 16, "ha": "center"}
+    words = f"{times:.2f} times\n{slow}'s"
+    axes.text(speeds[fast] / 2, list(speeds).index(fast), words, va="center", **on_bar)
+    axes.set_ylim(1.45, -0.45)
+    axes.set_xlim(0, 1.25 * speeds[fast])
+    axes.locator_params(axis="x", nbins=4)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.tick_params(axis="y", length=0, labelsize=14)
+    axes.set_xlabel("tokens per second, in training")
+    return f"{fast} is {times:.2f} times as fast"

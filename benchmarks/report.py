@@ -1,4 +1,4 @@
-"""What every benchmark states and how it writes it down."""
+"""What every benchmark states, and how it measures and writes it down."""
 
 import json
 import os
@@ -9,27 +9,31 @@ from importlib import metadata
 from pathlib import Path
 
 import jax
+import numpy as np
 
-COLORS = {
-    "NumPy": "#0b3c5d",
-    "Flax": "#f2a541",
-    "PyTorch": "#8c8c8c",
-}  # told apart by the colour-blind
+from reference.errors import InputError
+
+FEWEST = 6  # timings: with fewer, not even the least and the greatest make a 95 % interval
+RESAMPLES = 1000
+# Told apart by the colour-blind, and in grey.
+COLORS = {"NumPy": "#0b3c5d", "Flax": "#f2a541", "PyTorch": "#8c8c8c"}
+GREY = "#555555"
 
 
 class Mismatch(Exception):
     """Two engines that should agree do not; nothing is timed then."""
 
 
-def header(dtype):
-    """Where and with what a figure was obtained."""
-    packages = ("numpy", "jax", "jaxlib", "flax", "optax", "torch")
+def header(dtype, packages=()):
+    """Where and with what a figure was obtained; `packages` beside those of the two engines."""
+    names = ("numpy", "jax", "jaxlib", "flax", "optax", *packages)
     return {
         "device": device(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "threads": int(os.environ.get("OMP_NUM_THREADS", 0)) or "all",
         "dtype": dtype,
         "versions": {"python": platform.python_version()}
-        | {name: found for name in packages if (found := version(name))},
+        | {name: metadata.version(name) for name in names},
         "commit": commit(),
     }
 
@@ -51,24 +55,18 @@ def processor():
     return f"{name}, {cores} core{'s' * (cores != 1)}"
 
 
-def version(package):
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def commit():
     """The commit that was checked out, with a + for changes since; None outside a checkout."""
+    here = Path(__file__)
 
     def git(*arguments):
-        options = {"cwd": Path(__file__).parent, "capture_output": True, "text": True}
+        options = {"cwd": here.parent, "capture_output": True, "text": True}
         return subprocess.run(["git", *arguments], check=True, **options).stdout.strip()
 
     try:
-        return git("rev-parse", "--short", "HEAD") + "+" * bool(
-            git("status", "--porcelain", "-uno")
-        )
+        git("ls-files", "--error-unmatch", here.name)  # or it is another project's checkout
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short", "HEAD") + "+" * bool(changed)
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -76,27 +74,59 @@ def commit():
 def described(head):
     """A header as two lines."""
     versions = ", ".join(f"{name} {number}" for name, number in head["versions"].items())
-    threads = f"{head['threads']} threads for every engine"
-    return f"{head['device']}; {threads}; {head['dtype']}; commit {head['commit']}\n{versions}"
+    facts = [head["device"], head["platform"], f"{head['threads']} threads for every engine"]
+    facts += [head["dtype"]] + ([f"commit {head['commit']}"] if head["commit"] else [])
+    return f"{'; '.join(facts)}\n{versions}"
+
+
+def check_enough(name, number, fewest=FEWEST):
+    """Raise InputError for too few timings to say anything about."""
+    if number < fewest:
+        raise InputError(
+            f"{name} is {number}; give {fewest} or more: fewer have no 95 % interval of their time"
+        )
 
 
 def median(seconds):
-    """The median and its 95 % interval, by the binomial distribution of ranks."""
+    """The median of some timings and its 95 % interval, whatever their distribution.
+
+    Each timing falls below the true median as a coin falls, so the r-th from either end stand
+    outside of it with the probability 2 P(Binomial(n, ½) < r): the largest r is taken for which
+    that is 5 % at most.  Raises InputError for too few.
+    """
     ordered = sorted(seconds)
     n = len(ordered)
-    rank = max(int(n / 2 - 0.98 * n**0.5), 0)
+    check_enough("timings", n)
+    rank, ways, below = -1, 1, 1  # below = Σ C(n, i) over i <= rank + 1, of 2ⁿ
+    while below <= 2**n // 40:
+        rank += 1
+        ways = ways * (n - rank) // (rank + 1)
+        below += ways
+    middle, low, high = statistics.median(ordered), ordered[rank], ordered[n - 1 - rank]
+    return {"median": middle, "low": low, "high": high, "seconds": list(seconds)}
+
+
+def ratio(ours, theirs):
+    """How many times as long one takes as the other: of their medians, with a 95 % interval.
+
+    By the bootstrap: as if other rounds of the same had been run.  A round is one timing of each,
+    and they stay together, for what slows the machine slows both.
+    Source: Efron & Tibshirani 1993, "An introduction to the bootstrap", ch. 13.
+    """
+    pair = np.array([ours["seconds"], theirs["seconds"]])
+    n, rng = pair.shape[1], np.random.default_rng(0)
+    medians = [np.median(pair[:, rng.integers(0, n, n)], axis=1) for _ in range(RESAMPLES)]
+    low, high = np.quantile([a / b for a, b in medians], (0.025, 0.975))
     return {
-        "median": statistics.median(ordered),
-        "low": ordered[rank],
-        "high": ordered[n - 1 - rank],
-        "n": n,
+        "ratio": ours["median"] / theirs["median"],
+        "low": float(low),
+        "high": float(high),
     }
 
 
-def milliseconds(timing):
-    """A timing as text: median and interval."""
-    middle, low, high = (1e3 * timing[name] for name in ("median", "low", "high"))
-    return f"{middle:.1f} ({low:.1f}–{high:.1f})"
+def interval(timing, form=".1f", scale=1e3):
+    """The ends of an interval as text; in milliseconds, unless told otherwise."""
+    return f"{scale * timing['low']:{form}}–{scale * timing['high']:{form}}"
 
 
 def save_json(path, figures):

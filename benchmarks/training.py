@@ -5,6 +5,7 @@ import os
 import time
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import matplotlib
@@ -15,35 +16,69 @@ from rich.table import Table
 
 import accelerated.training.loop
 import reference.training.loop
-from benchmarks.report import COLORS, Mismatch, described, header, median, milliseconds, save_json
+from benchmarks.report import (
+    COLORS,
+    GREY,
+    Mismatch,
+    check_enough,
+    described,
+    header,
+    interval,
+    median,
+    ratio,
+    save_json,
+)
 from reference import random
-from reference.errors import InputError
 from reference.models.gpt import GPTConfig, flops_per_token
 from reference.training.loop import TrainingConfig, initial_state
 from reference.training.optimizer import clip_by_global_norm
 
-# layers, width, T, batch, V, heads
-SIZES = ((4, 128, 64, 12, 65, 4), (6, 384, 256, 4, 1024, 6))
-PARTS = {"gradients": "gradients", "step": "with AdamW"}
+
+class Size(NamedTuple):
+    """What is trained, on how much at a time, and how often it is timed."""
+
+    layers: int
+    width: int
+    length: int
+    batch: int
+    vocabulary: int
+    heads: int
+    rounds: int
+
+    def __str__(self):
+        return (
+            f"{self.layers} layers, width {self.width}, T {self.length}, batch {self.batch}, "
+            f"V {self.vocabulary}"
+        )
 
 
-def run(out, *, rounds=15, sizes=SIZES):
+SIZES = (Size(4, 128, 64, 12, 65, 4, rounds=21), Size(6, 384, 256, 4, 1024, 6, rounds=15))
+VERSIONS = ("numpy", "jax", "flax", "torch")
+PARTS = {"gradients": "forward and backward", "step": "the whole step, with AdamW"}
+
+
+def run(out, *, rounds=None, sizes=SIZES):
     """Time all engines at all sizes; a table, a picture and figures as JSON go to `out`.
 
-    Raises Mismatch where losses or gradients differ: then nothing is timed.
+    `rounds`, where given, is for all sizes.  Raises Mismatch where losses or gradients differ:
+    then nothing is timed; InputError for too few rounds.
     """
-    if rounds < 1:
-        raise InputError(f"rounds is {rounds}; give 1 or more")
-    console = Console(soft_wrap=True, highlight=False)
-    head = header("float32")
-    console.print(described(head), "The allocator is as the system has it.\n", sep="\n")
-    if not has_torch():
-        console.print("PyTorch is not installed; pip install -e '.[peers]' brings it.\n")
-    measured = [measure(*size, rounds=rounds, console=console) for size in sizes]
-    figures = {"header": head, "rounds": rounds, "sizes": measured}
-    console.print(*(table(size) for size in measured))
+    sizes = [size if rounds is None else size._replace(rounds=rounds) for size in sizes]
+    for size in sizes:
+        check_enough("rounds", size.rounds)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    console = Console(soft_wrap=True, highlight=False)
+    head = header("float32", ["torch"] if has_torch() else [])
+    console.print(described(head), "The allocator is as the system has it.", sep="\n")
+    if has_torch():
+        console.print("PyTorch runs eagerly, with its scaled_dot_product_attention.\n")
+    else:
+        install = "pip install -e '.[peers]'"
+        console.print(f"PyTorch is not installed; {install} brings it.\n", markup=False)
+    measured = [measure(size, console) for size in sizes]
+    figures = {"header": head, "sizes": measured}
+    console.print(*(table(size, part) for size in measured for part in PARTS))
     save_json(out / "training.json", figures)
     draw(out / "training.png", figures)
     console.print(f"Figures are in {out / 'training.json'}, a picture in {out / 'training.png'}.")
@@ -54,23 +89,28 @@ def has_torch():
     return importlib.util.find_spec("torch") is not None
 
 
-def measure(layers, width, length, batch, vocabulary, heads, *, rounds, console):
+def measure(size, console):
     """All engines at one size: checked against each other, warmed up, then timed in turn."""
-    config = GPTConfig(vocabulary, length, layers=layers, heads=heads, width=width)
-    training = TrainingConfig(steps=1000, batch=batch, length=length)
+    config = GPTConfig(
+        size.vocabulary, size.length, layers=size.layers, heads=size.heads, width=size.width
+    )
+    training = TrainingConfig(steps=1000, batch=size.batch, length=size.length)
     rng = np.random.default_rng(0)
-    tokens, labels = rng.integers(0, vocabulary, (2, batch, length)).astype(np.int32)
+    shape = (2, size.batch, size.length)
+    tokens, labels = rng.integers(0, size.vocabulary, shape).astype(np.int32)
     engines = {
         "NumPy": numpy_calls(config, training, tokens, labels),
         "Flax": flax_calls(config, training, tokens, labels),
     }
     if has_torch():
         engines["PyTorch"] = torch_calls(config, training, tokens, labels)
-    size = f"{layers} layers, width {width}, T {length}, batch {batch}, V {vocabulary}"
     console.print(f"{size}: {verify(engines)}")
-    timings = {part: timed([e[part] for e in engines.values()], rounds) for part in PARTS}
-    flops = flops_per_token(config, length) * batch * length
-    return {"size": size, "tokens": batch * length, "flops": flops} | {
+    with console.status(f"{size.rounds} rounds of {', '.join(engines)}"):
+        timings = {
+            part: timed([calls[part] for calls in engines.values()], size.rounds) for part in PARTS
+        }
+    flops = flops_per_token(config, size.length) * size.batch * size.length
+    return {"size": str(size), "rounds": size.rounds, "tokens": tokens.size, "flops": flops} | {
         part: dict(zip(engines, results, strict=True)) for part, results in timings.items()
     }
 
@@ -161,25 +201,25 @@ def timed(calls, rounds):
     return [median(times) for times in seconds]
 
 
-def table(size):
-    """Milliseconds, and how they compare."""
-    rows = Table("one step", "engine", title=size["size"], box=SIMPLE)
-    for name in ("ms (95 % interval)", "tokens/s", "/ PyTorch", "/ NumPy"):
-        rows.add_column(name, justify="right")
-    for part, words in PARTS.items():
-        for name, timing in size[part].items():
-            speed = f"{size['tokens'] / timing['median']:,.0f}"
-            ratios = (ratio(size[part], name, other) for other in ("PyTorch", "NumPy"))
-            rows.add_row(words, name, milliseconds(timing), speed, *ratios)
-        rows.add_section()
+def table(size, part):
+    """Milliseconds, and how they compare: the medians' ratios, with their intervals."""
+    rows = Table("ms", title=f"{size['size']}: {PARTS[part]}", box=SIMPLE)
+    for name in ("median", "95 %", "/ PyTorch", "95 %", "/ NumPy", "95 %"):
+        rows.add_column(name, justify="right", no_wrap=True)
+    for name, timing in size[part].items():
+        ratios = (compared(size[part], name, other) for other in ("PyTorch", "NumPy"))
+        rows.add_row(name, f"{1e3 * timing['median']:.1f}", interval(timing), *sum(ratios, ()))
     return rows
 
 
-def ratio(timings, name, other):
-    """One engine's time as a share of another's; a dash without the other."""
+def compared(timings, name, other):
+    """One engine's time as a share of another's, and its interval; dashes without the other."""
     if other not in timings:
-        return "-"
-    return f"{timings[name]['median'] / timings[other]['median']:.2f}"
+        return "-", "-"
+    if other == name:
+        return "1.00", ""
+    times = ratio(timings[name], timings[other])
+    return f"{times['ratio']:.2f}", interval(times, ".2f", 1)
 
 
 def draw(path, figures):
@@ -187,25 +227,39 @@ def draw(path, figures):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    sizes = figures["sizes"]
-    style = {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False}
+    sizes, head = figures["sizes"], figures["header"]
+    style = {"font.size": 12, "axes.spines.top": False, "axes.spines.right": False}
     with pyplot.rc_context(style):
-        figure, axes = pyplot.subplots(1, len(sizes), figsize=(11, 4.6), layout="constrained")
+        figure, axes = pyplot.subplots(1, len(sizes), figsize=(11, 4.8), layout="constrained")
         for axis, size in zip(np.atleast_1d(axes), sizes, strict=True):
-            names = list(size["step"])
-            middle = np.array([1e3 * size["step"][n]["median"] for n in names])
-            error = [
-                np.abs([1e3 * size["step"][n][end] for n in names] - middle)
-                for end in ("low", "high")
-            ]
-            colors = [COLORS[n] for n in names]
-            bars = axis.bar(names, middle, yerr=error, color=colors, width=0.6, capsize=4)
-            axis.bar_label(bars, [f"{ms:,.1f}" for ms in middle], padding=3)
-            axis.set_title(size["size"], fontsize=10)
-            axis.set_ylabel("milliseconds a training step")
-        head = figures["header"]
-        figure.suptitle("One training step of the same GPT", fontsize=14, fontweight="bold")
-        about = f"{head['device']}, {head['threads']} threads, {head['dtype']}; median and 95 %"
-        figure.supxlabel(about, fontsize=9, color="#555555")
+            draw_times(axis, size["step"])
+            axis.set_title(f"{size['size']}\n{size['rounds']} rounds", fontsize=11, color=GREY)
+        np.atleast_1d(axes)[0].set_ylabel("milliseconds a training step")
+        title = "One training step of the same GPT, AdamW included: shorter is faster"
+        figure.suptitle(title, fontsize=15, fontweight="bold")
+        versions = (f"{n} {v}" for n, v in head["versions"].items() if n in VERSIONS)
+        about = f"{head['device']}   ·   {head['dtype']}   ·   {', '.join(versions)}"
+        figure.supxlabel(f"{about}   ·   median and 95 % interval", fontsize=11, color=GREY)
         figure.savefig(path, dpi=130, facecolor="white")
         pyplot.close(figure)
+
+
+def draw_times(axes, timings):
+    """A bar for each engine, with its interval and its number."""
+    names = list(timings)
+    middle, low, high = (
+        np.array([1e3 * timings[name][part] for name in names])
+        for part in ("median", "low", "high")
+    )
+    colors = [COLORS[name] for name in names]
+    axes.bar(
+        names,
+        middle,
+        yerr=(middle - low, high - middle),
+        color=colors,
+        width=0.55,
+        error_kw={"ecolor": GREY, "elinewidth": 1.5, "capsize": 4},
+    )
+    for place, (ms, end) in enumerate(zip(middle, high, strict=True)):
+        axes.text(place, end + 0.02 * max(high), f"{ms:,.1f}", ha="center", va="bottom")
+    axes.set_ylim(0, 1.12 * max(high))

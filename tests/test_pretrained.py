@@ -2,6 +2,7 @@ import json
 from dataclasses import asdict
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -182,6 +183,17 @@ def test_half_precision_is_widened(published, tmp_path, dtype):
     loaded, full = load(tmp_path / dtype), load(tmp_path / "full")
     assert_trees_equal(loaded, load(tmp_path / "back"))
     assert 1e-4 < max(relative_errors(loaded[1], full[1]).values()) < 1e-2
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
+def test_files_of_half_precision_hold_the_rounded_numbers(folder, dtype):
+    narrow = {name: a.astype(dtype) for name, a in random_arrays().items()}
+    write(folder, arrays=narrow)
+    _, loaded = load(folder)
+    write(folder, arrays={name: a.astype(np.float32) for name, a in narrow.items()})
+    _, expected = load(folder)
+    tree.map(np.testing.assert_array_equal, loaded, expected)
+    assert {a.dtype for a in tree.leaves(loaded)} == {np.dtype(np.float32)}
 
 
 def test_hugging_face_reads_the_same_folder(folder):

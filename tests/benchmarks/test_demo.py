@@ -1,54 +1,69 @@
 import json
 
+import jax
 import numpy as np
 import pytest
+from matplotlib import image
 from rich.console import Console
 
-import benchmarks.__main__
 import reference.training.loop
-from benchmarks import demo, training
-from benchmarks.report import Mismatch, median
-from reference.models.gpt import GPTConfig, initial_params
-from reference.random import key
-from reference.training.loop import TrainingConfig
-from tests.peers import peer
+from benchmarks import demo
+from benchmarks.report import Mismatch
+from reference.tokenizers import BPE
 
 SENTENCES = "".join(f"The sum of {a} and {b} is {a + b}.\n" for a in range(30) for b in range(30))
-
-
-@pytest.fixture
-def command(monkeypatch):
-    """The command line, with the threads of the tests left as they are."""
-    monkeypatch.setattr(benchmarks.__main__, "pin_threads", lambda number: None)
-    return benchmarks.__main__.main
+GATE_STEPS = 4
 
 
 def test_the_demo_leaves_all_that_it_says(tmp_path, capsys):
     text, out = tmp_path / "text.txt", tmp_path / "new" / "out"
     text.write_text(SENTENCES, encoding="utf-8")
-    demo.run(text, out, steps=4, preset="nano", gate_steps=3)
+    demo.run(text, out, steps=7, preset="nano", gate_steps=GATE_STEPS)
     printed = capsys.readouterr().out
     for words in (
         "the engines are equal",
-        "loss at step 4",
+        "step 7 of 7",
+        "loss at step 7",
         "tokens per second",
         "Flax writes: The",
+        str(out / "demo.json"),
     ):
         assert words in printed
     figures = json.loads((out / "demo.json").read_text(encoding="utf-8"))
-    assert figures["gate"]["steps"] == 3 and figures["gate"]["loss_gap"] <= 1e-9
+    assert figures["gate"]["steps"] == GATE_STEPS and figures["gate"]["loss_gap"] <= 1e-9
     losses = [figures["engines"][name]["losses"] for name in ("NumPy", "Flax")]
     np.testing.assert_allclose(*losses, rtol=1e-5)
-    assert len(losses[0]) == 4 and figures["engines"]["Flax"]["compile_seconds"] > 0
-    assert (out / "demo.png").read_bytes().startswith(b"\x89PNG")
+    assert len(losses[0]) == 7 and losses[0][6] < losses[0][0]
+    for engine in figures["engines"].values():
+        assert len(engine["step"]["seconds"]) == 6  # all but the first
+        assert engine["tokens_per_second"] == 12 * 64 / engine["step"]["median"]
+    assert figures["engines"]["Flax"]["compile_seconds"] > 0
+    times = figures["flax_speed_to_numpy"]
+    assert times["low"] <= times["ratio"] <= times["high"]
+    assert figures["text"]["tokens"] == len(figures["text"]["ids"]["Flax"]) == 60
+    picture = image.imread(out / "demo.png")
+    assert picture.shape[1] > 900 and picture[..., :3].std() > 0.1
+    assert sorted(path.name for path in out.iterdir()) == ["demo.json", "demo.png"]
 
 
-def tokens():
-    return np.random.default_rng(0).integers(0, 50, 2000)
+def test_precision_is_put_back_even_after_a_mismatch():
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", False)
+    try:
+        with pytest.raises(Mismatch), demo.double_precision():
+            assert jax.numpy.zeros(1).dtype == np.float64
+            raise Mismatch
+        assert jax.numpy.zeros(1).dtype == np.float32
+    finally:
+        jax.config.update("jax_enable_x64", before)
 
 
 def gate():
-    return demo.gate(tokens(), 50, steps=4, seed=0, console=Console(quiet=True))
+    """With the sizes of the demo above, whose compiled step serves again."""
+    tokenizer = BPE.train(SENTENCES)
+    tokens = np.array(tokenizer.encode(SENTENCES), np.int32)
+    size = tokenizer.vocabulary_size
+    return demo.gate(tokens, size, steps=GATE_STEPS, seed=0, console=Console(quiet=True))
 
 
 def test_the_gate_finds_a_wrong_gradient_and_names_it(monkeypatch):
@@ -64,9 +79,22 @@ def test_the_gate_finds_a_wrong_gradient_and_names_it(monkeypatch):
 
         return loss, slightly_wrong
 
-    gate()
     monkeypatch.setattr(reference.training.loop, "gpt_loss", wrong)
-    with pytest.raises(Mismatch, match=r"first gradient in float64: that of blocks\.1\.feed_forw"):
+    path = r"blocks\.1\.feed_forward\.up\.kernel"
+    with pytest.raises(Mismatch, match=f"first gradient in float64: that of {path} is "):
+        gate()
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_a_gradient_that_is_no_number_is_found_wherever_it_stands(monkeypatch, wrong):
+    right = {"first": np.ones(3), "second": np.ones(3), "third": np.ones(3)}
+    results = [right, right | {"second": np.array([1, np.nan, 1])}]
+    for i, engine in enumerate(demo.ENGINES.values()):
+        gradients = results[i == wrong]
+        monkeypatch.setattr(
+            engine.training.loop, "loss_and_gradients", lambda *a, g=gradients, **k: (0, g)
+        )
+    with pytest.raises(Mismatch, match="that of second is nan apart"):
         gate()
 
 
@@ -76,76 +104,20 @@ def test_the_gate_finds_a_wrong_step_and_says_which(monkeypatch):
     def wrong(*args, **kwargs):
         return right(*args, **kwargs | {"epsilon": 2e-8})
 
+    monkeypatch.setattr(demo, "compare_gradients", lambda *_: 0)
     monkeypatch.setattr(reference.training.loop, "adamw", wrong)
-    with pytest.raises(Mismatch, match=r"part at step [23] in float64: NumPy's loss is \d\.\d{12}"):
+    losses = r"NumPy's loss is \d\.\d{12}, Flax's \d\.\d{12}, "
+    with pytest.raises(Mismatch, match=rf"part at step [23] in float64: {losses}"):
         gate()
 
 
-@pytest.mark.parametrize(
-    "name, content, message",
-    [
-        ("nowhere.txt", None, "No such file"),
-        ("latin.txt", b"\xe4\xf6\xfc", "latin.txt is not UTF-8: byte 0"),
-        ("short.txt", b"too short", "too few for a batch"),
-    ],
-)
-def test_a_text_that_cannot_be_used_is_named(tmp_path, capsys, command, name, content, message):
-    path, out = tmp_path / name, tmp_path / "out"
-    if content is not None:
-        path.write_bytes(content)
-    assert command(["--data", str(path), "--out", str(out)]) == 1
-    assert message in capsys.readouterr().err
-    assert not out.exists()
-
-
-# The timing of a step
-
-
-def test_a_step_of_every_engine_is_timed(tmp_path, capsys, command):
-    peer("torch")
-    sizes = ((2, 12, 7, 3, 11, 3),)
-    figures = training.run(tmp_path / "out", rounds=2, sizes=sizes)
+@pytest.mark.parametrize("different, words", [(None, "The same 60"), (7, "They part at token 7")])
+def test_the_report_says_whether_the_texts_are_one(capsys, different, words):
+    timing = {"median": 0.1, "low": 0.09, "high": 0.11}
+    engine = {"losses": [7.0, 6.0], "step": timing, "tokens_per_second": 5, "compile_seconds": 2}
+    text = {"NumPy": "The [b] a", "Flax": "The [b] c", "tokens": 60, "first_difference": different}
+    speed = {"ratio": 1.0, "low": 0.9, "high": 1.1}
+    figures = {"engines": {"NumPy": engine, "Flax": engine}, "text": text}
+    demo.report(figures | {"flax_speed_to_numpy": speed}, Console())
     printed = capsys.readouterr().out
-    assert "in all engines" in printed and "with AdamW" in printed
-    (size,) = json.loads((tmp_path / "out" / "training.json").read_text("utf-8"))["sizes"]
-    assert size == figures["sizes"][0]
-    for part in ("gradients", "step"):
-        assert set(size[part]) == {"NumPy", "Flax", "PyTorch"}
-        assert all(t["low"] <= t["median"] <= t["high"] for t in size[part].values())
-    assert (tmp_path / "out" / "training.png").read_bytes().startswith(b"\x89PNG")
-    assert command(["training", "--rounds", "0"]) == 1
-
-
-def test_what_differs_is_not_timed():
-    calls = {"NumPy": {"values": lambda: (2.0, 1.0)}, "Flax": {"values": lambda: (2.0001, 1.0)}}
-    with pytest.raises(Mismatch, match="Flax has the loss 2.0001000 .* is not timed"):
-        training.verify(calls)
-    calls["Flax"]["values"] = lambda: (2.0, 1.01)
-    with pytest.raises(Mismatch, match="gradient of length 1.010000"):
-        training.verify(calls)
-
-
-def test_pytorch_s_training_is_ours():
-    """Ten steps of the peer that is timed beside us.  Turns red if a bias decays there."""
-    torch = peer("torch")
-    from benchmarks.torch_gpt import TorchGPT
-
-    config = GPTConfig(50, 8, layers=2, heads=3, width=12)
-    settings = TrainingConfig(steps=10, batch=4, length=8, warmup=2, dtype="float64")
-    params = initial_params(config, key=key(0), dtype=np.float64)
-    model = TorchGPT(params, config, settings)
-    state = reference.training.loop.initial_state(config, settings)._replace(params=params)
-    batches = reference.training.loop.batches(tokens(), length=8, batch=4, key=key(1))
-    for _, (inputs, labels) in zip(range(10), batches, strict=False):
-        batch = {"tokens": inputs, "labels": labels, "key": key(2)}
-        state, loss = reference.training.loop.train_step(
-            state, **batch, config=config, training=settings
-        )
-        theirs = model.train_step(torch.tensor(inputs), torch.tensor(labels))
-        np.testing.assert_allclose(theirs.item(), loss, rtol=1e-9)
-
-
-def test_the_interval_is_made_of_ranks():
-    timing = median([float(i) for i in range(1, 16)])
-    assert (timing["median"], timing["low"], timing["high"], timing["n"]) == (8, 4, 12, 15)
-    assert median([3.0]) == {"median": 3.0, "low": 3.0, "high": 3.0, "n": 1}
+    assert words in printed and "Flax writes: The [b] c" in printed
