@@ -48,11 +48,18 @@ class Checkpoint:
 
 
 def new_run(folder):
-    """Make the folder of a new run.  Raises InputError where something is there already."""
+    """Make the folder of a new run.  Raises InputError where something is there already.
+
+    A step that a killed run did not finish counts as nothing.
+    """
     folder = Path(folder)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if folder.exists() and not (folder.is_dir() and all(map(_unfinished, folder.iterdir()))):
         raise InputError(f"{folder} is not empty; give another, or --resume to go on with it")
     folder.mkdir(parents=True, exist_ok=True)
+
+
+def _unfinished(path):
+    return path.suffix == ".tmp" and STEP_FOLDER.fullmatch(path.stem) and path.is_dir()
 
 
 def save(folder, checkpoint):

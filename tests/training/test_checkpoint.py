@@ -14,10 +14,16 @@ from safetensors.numpy import load_file, save_file
 
 from reference import random, tree
 from reference.errors import CheckpointError, InputError
-from reference.models.gpt import PRESETS, GPTConfig, initial_params, parameter_count
+from reference.models.gpt import (
+    PRESETS,
+    GPTConfig,
+    initial_params,
+    parameter_count,
+    parameter_shapes,
+)
 from reference.tokenizers import BPE
 from reference.training import checkpoint as checkpoints
-from reference.training.checkpoint import Checkpoint, load, new_run, parameter_shapes, save
+from reference.training.checkpoint import Checkpoint, load, new_run, save
 
 CONFIG = GPTConfig(vocabulary=263, context=7, layers=2, heads=3, width=6, dropout=0.2)
 TOKENIZER = BPE.train("the cat and the hat and the bat " * 9, 260)
@@ -291,6 +297,14 @@ def test_a_new_run_starts_in_an_empty_folder(tmp_path):
         with pytest.raises(InputError, match=f"{taken} is not empty; give another, or --resume"):
             new_run(tmp_path / taken)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_what_a_killed_run_left_unfinished_is_no_run(tmp_path):
+    (tmp_path / "step-100.tmp").mkdir()
+    new_run(tmp_path)
+    (tmp_path / "notes.tmp").touch()
+    with pytest.raises(InputError, match="is not empty"):
+        new_run(tmp_path)
 
 
 def test_parameter_shapes_are_those_of_the_model():
