@@ -52,14 +52,15 @@ def parser(name):
     """The options; those of `train` have no defaults here, so that a resumed run keeps its own."""
     top = argparse.ArgumentParser(prog=f"python -m {name}", description="Train and use a GPT.")
     commands = top.add_subparsers(dest="name", required=True, metavar="train | generate")
-    wide = {"formatter_class": lambda prog: argparse.HelpFormatter(prog, 32, 88)}
+    wide = {"formatter_class": lambda prog: argparse.HelpFormatter(prog, 2, 32, 88)}
 
     one = commands.add_parser("train", help="train a GPT on a text", **wide)
     add = one.add_argument
     add("--out", metavar="FOLDER", default="runs/gpt", help="the run's folder (runs/gpt)")
     add("--resume", action="store_true", help="go on from the folder's latest checkpoint")
     add("--data", metavar="FILE", help="UTF-8 text (the documentation that Python carries)")
-    add("--size", choices=PRESETS, help="the model's size (nano)")
+    sizes = ", ".join(PRESETS)
+    add("--size", choices=PRESETS, metavar="SIZE", help=f"one of {sizes} (nano)")
     add(
         "--vocabulary",
         type=int,
@@ -77,14 +78,19 @@ def parser(name):
     add("--weight-decay", type=float, metavar="RATE", help="of kernels and embeddings (0.1)")
     add("--dtype", choices=["float32", "float64"], help="precision (float32)")
     add("--seed", type=int, metavar="N", help="decides all that is random (0)")
-    add("--checkpoint-interval", type=int, default=100, metavar="N", help="steps (100)")
+    add("--checkpoint-interval", type=int, default=100, metavar="N", help="in steps (100)")
 
     two = commands.add_parser("generate", help="write text with a trained GPT", **wide)
     add = two.add_argument
     add("--checkpoint", metavar="FOLDER", default="runs/gpt", help="a run's folder (runs/gpt)")
     add("--prompt", default="The ", help='how the text begins ("The ")')
     add("--tokens", type=int, default=40, metavar="N", help="how many to write (40)")
-    add("--temperature", type=float, default=1.0, help="below 1 bolder bets, 0 the likeliest (1)")
+    add(
+        "--temperature",
+        type=float,
+        default=1.0,
+        help="below 1 safer, above 1 bolder; 0: the likeliest (1)",
+    )
     add("--top-k", type=int, metavar="K", help="choose among the K likeliest only (all)")
     add("--seed", type=int, default=0, metavar="N", help="another one, another text (0)")
     return top
