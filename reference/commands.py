@@ -49,13 +49,19 @@ def main(engine, arguments=None):
 
 
 def parser(name):
-    """The options; those of `train` have no defaults here, so that a resumed run keeps its own."""
+    """The command line: `train` and `generate`."""
     top = argparse.ArgumentParser(prog=f"python -m {name}", description="Train and use a GPT.")
     commands = top.add_subparsers(dest="name", required=True, metavar="train | generate")
     wide = {"formatter_class": lambda prog: argparse.HelpFormatter(prog, 2, 32, 88)}
 
-    one = commands.add_parser("train", help="train a GPT on a text", **wide)
-    add = one.add_argument
+    train_options(commands.add_parser("train", help="train a GPT on a text", **wide).add_argument)
+    writer = commands.add_parser("generate", help="write text with a trained GPT", **wide)
+    generate_options(writer.add_argument)
+    return top
+
+
+def train_options(add):
+    """What describes a run has no default here, so that one that is resumed keeps its own."""
     add("--out", metavar="FOLDER", default="runs/gpt", help="the run's folder (runs/gpt)")
     add("--resume", action="store_true", help="go on from the folder's latest checkpoint")
     add("--data", metavar="FILE", help="UTF-8 text (the documentation that Python carries)")
@@ -80,10 +86,11 @@ def parser(name):
     add("--seed", type=int, metavar="N", help="decides all that is random (0)")
     add("--checkpoint-interval", type=int, default=100, metavar="N", help="in steps (100)")
 
-    two = commands.add_parser("generate", help="write text with a trained GPT", **wide)
-    add = two.add_argument
+
+def generate_options(add):
+    """What there is to choose in writing."""
     add("--checkpoint", metavar="FOLDER", default="runs/gpt", help="a run's folder (runs/gpt)")
-    add("--prompt", default="The ", help='how the text begins ("The ")')
+    add("--prompt", default="The", help='how the text begins ("The")')
     add("--tokens", type=int, default=40, metavar="N", help="how many to write (40)")
     add(
         "--temperature",
@@ -93,7 +100,6 @@ def parser(name):
     )
     add("--top-k", type=int, metavar="K", help="choose among the K likeliest only (all)")
     add("--seed", type=int, default=0, metavar="N", help="another one, another text (0)")
-    return top
 
 
 def generate(engine, options):
