@@ -124,10 +124,11 @@ def train(engine, options):
     """Train, or go on; checkpoints on the way, at the end, and where Ctrl-C ends it."""
     if options.checkpoint_interval < 1:
         raise InputError(f"--checkpoint-interval is {options.checkpoint_interval}; give 1 or more")
-    run = resumed(options) if options.resume else begun(options)
+    run, text = resumed(options) if options.resume else begun(options)
     training = training_of(run.training)
     engine.prepare(np.dtype(training.dtype))
-    tokens = encode(run.tokenizer, text_of(options, run.training))
+    tokens = encode(run.tokenizer, text)
+    check_data(tokens, run.config, training)
     print(
         f"{parameter_count(run.config):,} parameters; {len(tokens):,} tokens of text, "
         f"{run.config.vocabulary:,} different ones; {training.steps - run.step} steps to do"
@@ -155,7 +156,7 @@ def train(engine, options):
 
 
 def begun(options):
-    """The checkpoint before the first step of a new run, from the options."""
+    """The checkpoint before the first step of a new run, from the options, and its text."""
     checkpoint.new_run(options.out)
     size = options.size or "nano"
     text = text_of(options, {})
@@ -174,7 +175,6 @@ def begun(options):
     training = TrainingConfig(
         **{"length": config.context, "warmup": min(steps["steps"] // 10, 100)} | steps
     )
-    check_data(encode(tokenizer, text), config, training)
     settings = asdict(training) | {
         "size": size,
         "vocabulary": config.vocabulary,
@@ -184,11 +184,11 @@ def begun(options):
         "text_sha256": fingerprint(text),
     }
     state = initial_state(config, training)
-    return Checkpoint(0, state.params, moments(state), config, settings, tokenizer)
+    return Checkpoint(0, state.params, moments(state), config, settings, tokenizer), text
 
 
 def resumed(options):
-    """The latest checkpoint of a run.  Raises InputError where an option contradicts it."""
+    """The latest checkpoint of a run, and its text.  Raises InputError where options differ."""
     run = checkpoint.load(options.out)
     for name in sorted(set(run.training) - {"data", "text_sha256"}):
         value, begun_with = getattr(options, name, None), run.training[name]
@@ -198,11 +198,12 @@ def resumed(options):
                 f"{flag} is {value}, but the run in {options.out} was begun with {begun_with}; "
                 "leave it out, or begin a new run in another --out"
             )
-    if fingerprint(text_of(options, run.training)) != run.training["text_sha256"]:
+    text = text_of(options, run.training)
+    if fingerprint(text) != run.training["text_sha256"]:
         raise InputError(
             f"the run in {options.out} was begun on another text; give by --data the one it was"
         )
-    return run
+    return run, text
 
 
 def text_of(options, settings):

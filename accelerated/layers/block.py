@@ -20,7 +20,7 @@ class PreNormBlock(nnx.Module):
 
     def __call__(self, x, *, mask=None, rate=0.0, key=None):
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
-        read = self.attention(self.attention_norm(x), mask=mask, rate=rate, key=keys[0])
-        h = x + dropout(read, rate=rate, key=keys[1])
-        thought = self.feed_forward(self.feed_forward_norm(h))
-        return h + dropout(thought, rate=rate, key=keys[2])
+        attention_output = self.attention(self.attention_norm(x), mask=mask, rate=rate, key=keys[0])
+        h = x + dropout(attention_output, rate=rate, key=keys[1])
+        feed_forward_output = self.feed_forward(self.feed_forward_norm(h))
+        return h + dropout(feed_forward_output, rate=rate, key=keys[2])

@@ -20,5 +20,5 @@ def cross_entropy(logits, *, labels, ignore=-100):
     wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     kept = labels != ignore
     at_label = without_negatives(jnp.where(kept, labels, 0), logits.shape[-1])
-    surprise = optax.softmax_cross_entropy_with_integer_labels(wide, at_label)
-    return jnp.where(kept, surprise, 0).sum() / jnp.maximum(kept.sum(), 1).astype(wide.dtype)
+    surprisal = optax.softmax_cross_entropy_with_integer_labels(wide, at_label)
+    return jnp.where(kept, surprisal, 0).sum() / jnp.maximum(kept.sum(), 1).astype(wide.dtype)

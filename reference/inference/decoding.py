@@ -5,7 +5,7 @@ import numpy as np
 from reference import random
 from reference.errors import InputError
 from reference.inference.sampling import check_sampling, sample
-from reference.layers.attention import attention, causal
+from reference.layers.attention import attention, causal, merge, split
 from reference.layers.embedding import check_ids, check_integers, embed, unembed
 from reference.layers.feed_forward import feed_forward
 from reference.layers.linear import linear
@@ -72,16 +72,12 @@ def attend(params, x, cache, *, start):
     values into the cache.
     """
     heads, end = cache.shape[2], start + x.shape[1]
-
-    def split(a):  # (B, T, D) -> (B, H, T, K)
-        return a.reshape(*a.shape[:-1], heads, -1).swapaxes(-2, -3)
-
-    q, k, v = (split(linear(params[name], x)[0]) for name in ("query", "key", "value"))
+    q, k, v = (split(linear(params[name], x)[0], heads) for name in ("query", "key", "value"))
     cache[0, :, :, start:end] = k
     cache[1, :, :, start:end] = v
     keys, values = cache[:, :, :, :end]
     context, _ = attention(q, keys, values, mask=lambda t, s: causal(start + t, s))
-    return linear(params["out"], context.swapaxes(-2, -3).reshape(x.shape))[0]
+    return linear(params["out"], merge(context))[0]
 
 
 def make_cache(config, *, batch, length, dtype):

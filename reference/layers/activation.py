@@ -18,12 +18,12 @@ def gelu(x):
     Backward: the derivative of Φ is the normal density φ,
         dx = dy (Φ(x) + x φ(x)),   φ(x) = exp(-x²/2) / √(2π).
     """
-    below = 0.5 * (1 + erf(x * math.sqrt(0.5)))
-    y = x * below
+    cdf = 0.5 * (1 + erf(x * math.sqrt(0.5)))
+    y = x * cdf
 
     def backward(dy):
         density = np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-        return dy * (below + x * density)
+        return dy * (cdf + x * density)
 
     return y, backward
 
@@ -65,7 +65,7 @@ def gelu_tanh(x):
 
 
 def softmax(x):
-    """Turn the last axis into a distribution: scores of any size become shares that sum to 1.
+    """Turn the last axis into a distribution: scores of any size become probabilities.
 
         y = exp x / Σ exp x
 
@@ -92,7 +92,7 @@ def softmax(x):
 
 
 def log_softmax(x):
-    """The logarithm of `softmax`, exact where the share itself would round to 0.
+    """The logarithm of `softmax`, exact where the probability itself would round to 0.
 
         y = x - log Σ exp x
 

@@ -62,24 +62,17 @@ def multi_head_attention(params, x, *, heads, mask=None, rate=0.0, key=None):
     Backward: that of each step in turn; x was read three times, so its gradient is a sum.
     """
     check_heads(x.shape[-1], heads)
-
-    def split(a):  # (B, T, D) -> (B, H, T, K)
-        return a.reshape(*a.shape[:-1], heads, -1).swapaxes(-2, -3)
-
-    def merge(a):  # (B, H, T, K) -> (B, T, D)
-        return a.swapaxes(-2, -3).reshape(x.shape)
-
     q, query_backward = linear(params["query"], x)
     k, key_backward = linear(params["key"], x)
     v, value_backward = linear(params["value"], x)
     context, attention_backward = attention(
-        split(q), split(k), split(v), mask=mask, rate=rate, key=key
+        split(q, heads), split(k, heads), split(v, heads), mask=mask, rate=rate, key=key
     )
     y, out_backward = linear(params["out"], merge(context))
 
     def backward(dy):
         dout, dcontext = out_backward(dy)
-        dq, dk, dv = attention_backward(split(dcontext))
+        dq, dk, dv = attention_backward(split(dcontext, heads))
         dquery, dx_query = query_backward(merge(dq))
         dkey, dx_key = key_backward(merge(dk))
         dvalue, dx_value = value_backward(merge(dv))
@@ -87,6 +80,17 @@ def multi_head_attention(params, x, *, heads, mask=None, rate=0.0, key=None):
         return dparams, dx_query + dx_key + dx_value
 
     return y, backward
+
+
+def split(a, heads):
+    """(..., T, D) -> (..., H, T, K): head h gets the h-th K of the features."""
+    return a.reshape(*a.shape[:-1], heads, -1).swapaxes(-2, -3)
+
+
+def merge(a):
+    """(..., H, T, K) -> (..., T, D): what `split` does, undone."""
+    b = a.swapaxes(-2, -3)
+    return b.reshape(*b.shape[:-2], -1)
 
 
 def visible(mask, shape):

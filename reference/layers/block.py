@@ -25,22 +25,26 @@ def pre_norm_block(params, x, *, heads, mask=None, rate=0.0, key=None):
     """
     keys = (None, None, None) if key is None else random.split(key, 3)
     attention_input, attention_norm_backward = layer_norm(params["attention_norm"], x)
-    read, attention_backward = multi_head_attention(
+    attention_output, attention_backward = multi_head_attention(
         params["attention"], attention_input, heads=heads, mask=mask, rate=rate, key=keys[0]
     )
-    read_kept, read_dropout_backward = dropout(read, rate=rate, key=keys[1])
-    h = x + read_kept
+    attention_kept, attention_dropout_backward = dropout(attention_output, rate=rate, key=keys[1])
+    h = x + attention_kept
 
     feed_forward_input, feed_forward_norm_backward = layer_norm(params["feed_forward_norm"], h)
-    thought, feed_forward_backward = feed_forward(params["feed_forward"], feed_forward_input)
-    thought_kept, thought_dropout_backward = dropout(thought, rate=rate, key=keys[2])
-    y = h + thought_kept
+    feed_forward_output, feed_forward_backward = feed_forward(
+        params["feed_forward"], feed_forward_input
+    )
+    feed_forward_kept, feed_forward_dropout_backward = dropout(
+        feed_forward_output, rate=rate, key=keys[2]
+    )
+    y = h + feed_forward_kept
 
     def backward(dy):
-        dfeed_forward, dinput = feed_forward_backward(thought_dropout_backward(dy))
+        dfeed_forward, dinput = feed_forward_backward(feed_forward_dropout_backward(dy))
         dfeed_forward_norm, dh_inside = feed_forward_norm_backward(dinput)
         dh = dy + dh_inside
-        dattention, dinput = attention_backward(read_dropout_backward(dh))
+        dattention, dinput = attention_backward(attention_dropout_backward(dh))
         dattention_norm, dx_inside = attention_norm_backward(dinput)
         dparams = {
             "attention_norm": dattention_norm,

@@ -7,7 +7,8 @@ __all__ = ["feed_forward"]
 
 
 def feed_forward(params, x, *, activation=gelu_tanh):
-    """Project up, apply a nonlinearity, project down: what was read by attention is thought over.
+    """Project up, apply a nonlinearity, project down: attention mixes positions, this mixes
+    the features of each.
 
         y = activation(x W_up + b_up) W_down + b_down
 

@@ -10,7 +10,7 @@ __all__ = ["cross_entropy"]
 
 
 def cross_entropy(logits, *, labels, ignore=-100):
-    """The mean surprise, in nats, at the labels that are kept.
+    """The mean surprisal, in nats, at the labels that are kept.
 
         loss = mean over the kept n of  -log softmax(zₙ)[labelₙ]
 
@@ -26,12 +26,12 @@ def cross_entropy(logits, *, labels, ignore=-100):
     kept = labels != ignore
     count = max(int(kept.sum()), 1)
     at_label = np.where(kept, labels, 0)[..., None]
-    log_shares, _ = log_softmax(logits)
-    surprise = -np.take_along_axis(log_shares, at_label, axis=-1)[..., 0]
-    loss = np.where(kept, surprise, 0).sum(dtype=logits.dtype) / count
+    log_probabilities, _ = log_softmax(logits)
+    surprisal = -np.take_along_axis(log_probabilities, at_label, axis=-1)[..., 0]
+    loss = np.where(kept, surprisal, 0).sum(dtype=logits.dtype) / count
 
     def backward(dloss):
-        dlogits = np.exp(log_shares)
+        dlogits = np.exp(log_probabilities)
         at_label_less_one = np.take_along_axis(dlogits, at_label, axis=-1) - 1
         np.put_along_axis(dlogits, at_label, at_label_less_one, axis=-1)
         dlogits *= np.where(kept, dloss / count, 0).astype(logits.dtype)[..., None]

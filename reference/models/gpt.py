@@ -1,5 +1,6 @@
 """GPT: a stack of causal pre-norm blocks that predicts the next token."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -171,10 +172,7 @@ def parameter_shapes(config):
 
 def parameter_count(config):
     """How many numbers are learnt; the output layer is the token table and counts once."""
-    width = config.width
-    block = 12 * width**2 + 13 * width
-    tables = (config.vocabulary + config.context) * width
-    return tables + config.layers * block + 2 * width
+    return sum(math.prod(shape) for shape in parameter_shapes(config).values())
 
 
 def flops_per_token(config, length):

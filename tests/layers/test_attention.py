@@ -60,6 +60,20 @@ def test_a_mask_as_a_function_is_the_mask_as_an_array(seed, queries, keys):
     np.testing.assert_array_equal(by_function, by_array)
 
 
+@given(st.integers(0, 2**32), st.floats(0, 1))
+def test_whatever_is_masked_zeros_and_gradients_stay_finite(seed, density):
+    """Turns red if a row without a key to look at divides by its total."""
+    rng = np.random.default_rng(seed)
+    q, k, v = problem(rng)
+    mask = rng.random((2, 3, 5, 4)) < density
+    y, backward = attention(q, k, v, mask=mask)
+    dq, dk, dv = backward(rng.standard_normal(y.shape))
+    nowhere, unseen = ~mask.any(axis=-1), ~mask.any(axis=-2)
+    assert not y[nowhere].any() and not dq[nowhere].any()
+    assert not dk[unseen].any() and not dv[unseen].any()
+    assert all(np.isfinite(a).all() for a in (y, dq, dk, dv))
+
+
 @given(st.integers(0, 2**32))
 def test_the_order_of_keys_does_not_matter(seed):
     """Attention reads a set."""
