@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from accelerated.layers.linear import rows
 from reference.layers.embedding import check_ids, check_integers
 
 __all__ = ["Embed"]
@@ -29,7 +30,7 @@ class Embed(nnx.Module):
         return jnp.take(table, rows, axis=0, mode="fill", fill_value=jnp.nan)
 
     def unembed(self, x):
-        return jnp.einsum("...d,vd->...v", x, self.embedding[...])
+        return (rows(x) @ self.embedding[...].T).reshape(*x.shape[:-1], -1)
 
 
 def without_negatives(ids, vocabulary):
