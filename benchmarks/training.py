@@ -16,6 +16,7 @@ from rich.table import Table
 
 import accelerated.training.loop
 import reference.training.loop
+from accelerated.training.compilation import PLAIN
 from benchmarks.report import (
     COLORS,
     GREY,
@@ -140,8 +141,10 @@ def flax_calls(config, training, tokens, labels):
 
     def step():
         nonlocal state
-        key = random.key(0)
-        state, loss = loop.train_step(state, **batch, key=key, config=config, training=training)
+        arrays = tokens[None], labels[None], random.key(0)
+        state, loss = loop.train_call(
+            state, *arrays, config=config, training=training, compilation=PLAIN
+        )
         jax.block_until_ready((state, loss))
 
     def values():

@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import math
 import shlex
 import signal
 import sys
@@ -18,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from reference.data.text import python_documentation, read_text
 from reference.errors import InputError
+from reference.memory import keep_freed_memory
 from reference.models.gpt import PRESETS, parameter_count
 from reference.tokenizers import BPE
 from reference.training import checkpoint
@@ -33,11 +33,15 @@ class Engine:
     train: Any  # as reference.training.loop.train
     generate: Any  # as reference.inference.decoding.generate
     prepare: Any = lambda dtype: None  # called before any work in a dtype
+    compilation: Any = None  # a dataclass of settings that `train` takes beside those of all
+    add_options: Any = lambda add: None  # the options of `train` that give these
+    portable: Any = lambda state, config: state  # of a state that `train` yielded, the reference's
 
 
 def main(engine, arguments=None):
     """Run a command line.  -> the exit status: 0, 1 for bad input, 130 where Ctrl-C ended it."""
-    options = parser(engine.name).parse_args(arguments)
+    options = parser(engine).parse_args(arguments)
+    keep_freed_memory()
     try:
         return {"train": train, "generate": generate}[options.name](engine, options)
     except (InputError, OSError) as error:
@@ -48,13 +52,16 @@ def main(engine, arguments=None):
         return 130
 
 
-def parser(name):
+def parser(engine):
     """The command line: `train` and `generate`."""
-    top = argparse.ArgumentParser(prog=f"python -m {name}", description="Train and use a GPT.")
+    program = f"python -m {engine.name}"
+    top = argparse.ArgumentParser(prog=program, description="Train and use a GPT.")
     commands = top.add_subparsers(dest="name", required=True, metavar="train | generate")
     wide = {"formatter_class": lambda prog: argparse.HelpFormatter(prog, 2, 32, 88)}
 
-    train_options(commands.add_parser("train", help="train a GPT on a text", **wide).add_argument)
+    trainer = commands.add_parser("train", help="train a GPT on a text", **wide)
+    train_options(trainer.add_argument)
+    engine.add_options(trainer.add_argument_group("how the step is compiled").add_argument)
     writer = commands.add_parser("generate", help="write text with a trained GPT", **wide)
     generate_options(writer.add_argument)
     return top
@@ -125,6 +132,8 @@ def train(engine, options):
     if options.checkpoint_interval < 1:
         raise InputError(f"--checkpoint-interval is {options.checkpoint_interval}; give 1 or more")
     run, text = resumed(options) if options.resume else begun(options)
+    compilation = compilation_of(engine, run.training, options)
+    run.training.update(compilation)
     training = training_of(run.training)
     engine.prepare(np.dtype(training.dtype))
     tokens = encode(run.tokenizer, text)
@@ -134,16 +143,21 @@ def train(engine, options):
         f"{run.config.vocabulary:,} different ones; {training.steps - run.step} steps to do"
     )
     state, folder = State(run.step, run.params, **run.optimizer), None
-    steps = engine.train(run.config, training, tokens, state=state)
-    with stop_on_signal() as stopped, progress(training) as show:
+    if compilation:
+        compilation = {"compilation": engine.compilation(**compilation)}
+    steps = engine.train(run.config, training, tokens, state=state, **compilation)
+    with stop_on_signal() as stopped, progress(training, run.step) as show:
+        done = run.step
         for state, loss in steps:
             show(state.step, loss)
             last = state.step == training.steps or stopped()
-            if last or state.step % options.checkpoint_interval == 0:
+            if last or passed(options.checkpoint_interval, done, state.step):
                 check_finite(loss, state.step)
+                state = engine.portable(state, run.config)
                 folder = checkpoint.save(options.out, saved(state, run))
             if last:
                 break
+            done = state.step
     if folder is not None:
         print(f"saved {folder}")
     if state.step < training.steps:
@@ -227,6 +241,18 @@ def training_of(settings):
     return TrainingConfig(**{f.name: settings[f.name] for f in fields(TrainingConfig)})
 
 
+def compilation_of(engine, settings, options):
+    """An engine's own settings: those that a run was begun with, else the options."""
+    names = [] if engine.compilation is None else [f.name for f in fields(engine.compilation)]
+    chosen = {name: settings.get(name, getattr(options, name)) for name in names}
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+def passed(interval, before, after):
+    """Whether a multiple of the interval was reached on the way from one step to another."""
+    return before // interval < after // interval
+
+
 def saved(state, run):
     """The checkpoint of a state of a run."""
     return replace(run, step=state.step, params=state.params, optimizer=moments(state))
@@ -237,12 +263,12 @@ def moments(state):
     return {"mean": state.mean, "square": state.square}
 
 
-def check_finite(loss, step):
+def check_finite(losses, step):
     """Raise InputError rather than keep a model that has diverged."""
-    if not math.isfinite(loss):
+    if not np.isfinite(losses).all():
         raise InputError(
-            f"the loss is {float(loss)} at step {step}: training has diverged, and this step is "
-            "not saved; begin anew with a lower --learning-rate or a longer --warmup"
+            f"the loss is {float(np.ravel(losses)[-1])} at step {step}: training has diverged, and "
+            "this step is not saved; begin anew with a lower --learning-rate or a longer --warmup"
         )
 
 
@@ -267,24 +293,31 @@ def stop_on_signal():
 
 
 @contextmanager
-def progress(training):
-    """Give a function of (step, loss) that shows them: a bar in a terminal, else a few lines."""
+def progress(training, start):
+    """Give a function of (step, loss) that shows them: a bar in a terminal, else a few lines.
+
+    The loss is looked at where it is shown, and nowhere else: to look is to wait for the device.
+    """
     console = Console()
     columns = ("loss {task.fields[loss]}", BarColumn(), MofNCompleteColumn(), "steps")
     columns += (TextColumn("{task.fields[speed]} tokens/s"), TimeRemainingColumn())
-    begin, first = time.perf_counter(), []
+    interval = 10 if console.is_terminal else max(training.steps // 10, 1)
+    begin, shown = time.perf_counter(), start
 
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=training.steps, loss="-", speed="-")
 
         def show(step, loss):
-            first.append(step) if not first else None
-            seconds = time.perf_counter() - begin
-            speed = (step - first[0] + 1) * training.batch * training.length / seconds
-            lines = step % max(training.steps // 10, 1) == 0 or step == training.steps
-            if console.is_terminal and (step % 10 == 0 or step == training.steps):
-                bar.update(task, completed=step, loss=f"{float(loss):.4f}", speed=f"{speed:,.0f}")
-            elif lines and not console.is_terminal:
-                print(f"step {step}: loss {float(loss):.4f}, {speed:,.0f} tokens/s", flush=True)
+            nonlocal shown
+            if not passed(interval, shown, step) and step < training.steps:
+                return
+            shown, last = step, float(np.ravel(loss)[-1])
+            speed = (
+                (step - start) * training.batch * training.length / (time.perf_counter() - begin)
+            )
+            if console.is_terminal:
+                bar.update(task, completed=step, loss=f"{last:.4f}", speed=f"{speed:,.0f}")
+            else:
+                print(f"step {step}: loss {last:.4f}, {speed:,.0f} tokens/s", flush=True)
 
         yield show

@@ -101,7 +101,7 @@ def check_cudnn(implementation, q, *, mask, noise):
         raise InputError(f"implementation is {implementation!r}; give 'cudnn' or None")
     if q.dtype not in (jnp.bfloat16, jnp.float16):
         raise InputError(f"cuDNN's attention was given {q.dtype}; compute in bfloat16 or float16")
-    if noise or mask not in (None, causal):
+    if noise or not (mask is None or mask is causal):
         raise InputError(
             "cuDNN's attention was given dropout, or another mask than `causal`; leave them out, "
             "or take implementation=None"

@@ -1,8 +1,10 @@
 """Sub-layers wired together by residual connections."""
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
+from accelerated import functional
 from accelerated.layers.attention import MultiHeadAttention
 from accelerated.layers.dropout import dropout
 from accelerated.layers.feed_forward import FeedForward
@@ -12,9 +14,10 @@ __all__ = ["PreNormBlock"]
 
 
 class PreNormBlock(nnx.Module):
-    def __init__(self, width, *, heads, hidden, rngs):
+    def __init__(self, width, *, heads, hidden, rngs, implementation=None):
+        attention = {"heads": heads, "implementation": implementation}
         self.attention_norm = LayerNorm(width, rngs=rngs)
-        self.attention = MultiHeadAttention(width, heads=heads, rngs=rngs)
+        self.attention = MultiHeadAttention(width, **attention, rngs=rngs)
         self.feed_forward_norm = LayerNorm(width, rngs=rngs)
         self.feed_forward = FeedForward(width, hidden=hidden, rngs=rngs)
 
@@ -24,3 +27,40 @@ class PreNormBlock(nnx.Module):
         h = x + dropout(attention_output, rate=rate, key=keys[1])
         feed_forward_output = self.feed_forward(self.feed_forward_norm(h))
         return h + dropout(feed_forward_output, rate=rate, key=keys[2])
+
+
+def stack_of(layers, make, *, rngs):
+    """One module in place of L equal ones: each of its parameters has a leading axis L."""
+    return nnx.split_rngs(splits=layers)(nnx.vmap(make))(rngs)
+
+
+def through(blocks, x, *, layers, key=None, unroll=None, recompute=None, **options):
+    """x through L blocks, one after another; block l's key is fold_in(key, l).
+
+    blocks: an nnx.List;  or with `unroll`, a `stack_of` them: then they are one compiled loop with
+    that many blocks a turn, which takes the same time to compile for any L.
+    recompute: what the backward may find kept, a policy of `jax.checkpoint_policies` by its name
+    ("nothing_saveable", "dots_saveable", …); the rest it computes again.  None: keep all.
+    """
+
+    def layer_of(block):
+        apply, params = functional(block)
+
+        def layer(params, x, index):
+            layer_key = None if key is None else jax.random.fold_in(key, index)
+            return apply(params, x, key=layer_key, **options)
+
+        if recompute is None:
+            return layer, params
+        policy = getattr(jax.checkpoint_policies, recompute)
+        return jax.checkpoint(layer, policy=policy, prevent_cse=unroll is None), params
+
+    if unroll is None:
+        for index, block in enumerate(blocks):
+            layer, params = layer_of(block)
+            x = layer(params, x, index)
+        return x
+
+    layer, stacked = layer_of(blocks)
+    each = (stacked, jnp.arange(layers))
+    return jax.lax.scan(lambda x, at: (layer(at[0], x, at[1]), None), x, each, unroll=unroll)[0]

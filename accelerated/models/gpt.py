@@ -3,7 +3,7 @@
 import jax
 from flax import nnx
 
-from accelerated.layers.block import PreNormBlock
+from accelerated.layers.block import PreNormBlock, stack_of, through
 from accelerated.layers.dropout import dropout
 from accelerated.layers.embedding import Embed, known
 from accelerated.layers.loss import cross_entropy
@@ -16,15 +16,25 @@ __all__ = ["GPT"]
 
 
 class GPT(nnx.Module):
-    """`gpt` is its call, `gpt_loss` its method `loss`."""
+    """`gpt` is its call, `gpt_loss` its method `loss`.
 
-    def __init__(self, config, *, rngs):
-        self.config = config
+    unroll, recompute: how the blocks are compiled, as in `through`; with `unroll` the parameters of
+    the blocks are one stack.  attention: "cudnn" for that kernel.  The token table may have more
+    rows than the vocabulary, up to a size that the device likes: they score nothing.
+    """
+
+    def __init__(self, config, *, rngs, attention=None, unroll=None, recompute=None):
+        def block(rngs):
+            sizes = {"heads": config.heads, "hidden": 4 * config.width}
+            return PreNormBlock(config.width, **sizes, rngs=rngs, implementation=attention)
+
+        self.config, self.compiled = config, {"unroll": unroll, "recompute": recompute}
         self.token = Embed(config.vocabulary, config.width, rngs=rngs)
         self.position = LearnedPosition(config.context, config.width, rngs=rngs)
-        sizes = {"heads": config.heads, "hidden": 4 * config.width}
-        blocks = [PreNormBlock(config.width, **sizes, rngs=rngs) for _ in range(config.layers)]
-        self.blocks = nnx.List(blocks)
+        if unroll is None:
+            self.blocks = nnx.List([block(rngs) for _ in range(config.layers)])
+        else:
+            self.blocks = stack_of(config.layers, block, rngs=rngs)
         self.norm = LayerNorm(config.width, rngs=rngs)
 
     def __call__(self, *, tokens, key=None):
@@ -32,15 +42,14 @@ class GPT(nnx.Module):
         rate = self.config.dropout
         embedding_key = None if key is None else jax.random.fold_in(key, self.config.layers)
         x = dropout(self.position(self.token(ids=tokens)), rate=rate, key=embedding_key)
-        for layer, block in enumerate(self.blocks):
-            block_key = None if key is None else jax.random.fold_in(key, layer)
-            x = block(x, mask=causal, rate=rate, key=block_key)
-        return self.token.unembed(self.norm(x))
+        options = {"mask": causal, "rate": rate, "key": key} | self.compiled
+        y = through(self.blocks, x, layers=self.config.layers, **options)
+        return self.token.unembed(self.norm(y))[..., : self.config.vocabulary]
 
     def loss(self, *, tokens, labels, key=None, ignore=-100):
         return cross_entropy(self(tokens=tokens, key=key), labels=labels, ignore=ignore)
 
     @classmethod
-    def abstract(cls, config):
+    def abstract(cls, config, **options):
         """A GPT without its numbers, for `functional`: they come from elsewhere."""
-        return nnx.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0)))
+        return nnx.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0), **options))

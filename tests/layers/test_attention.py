@@ -37,6 +37,81 @@ def test_attention_with_dropout_equals_its_twin():
     assert_mirror(attention, twins.attention, q, k, v, **noise, rng=rng)
 
 
+def nowhere_at_first(t, s):
+    """A window of 9, from position 65 on: a tile of queries sees nothing."""
+    return (t >= 65) & (s <= t) & (t - s < 9)
+
+
+@pytest.mark.parametrize("mask", [causal, nowhere_at_first])
+@pytest.mark.parametrize("noise", [{}, {"rate": 0.3, "key": random.key(5)}])
+def test_attention_in_tiles_equals_its_twin(mask, noise):
+    """Turns red if a tile's keys, its mask or its noise are another's."""
+    rng = np.random.default_rng(6)
+    q, k, v = problem(rng, (2,), queries=131, keys=137, width=3)
+    assert_gradient(attention, q, k, v, mask=mask, **noise, rng=rng)
+    assert_mirror(attention, twins.attention, q, k, v, mask=mask, **noise, rng=rng)
+
+
+def test_a_tile_has_only_the_keys_that_are_seen():
+    def spans(*args):
+        return [(t.start, t.stop, s.start, s.stop) for t, s in twins.tiles(*args)]
+
+    quarters = [(0, 64, 0, 64), (64, 128, 0, 128), (128, 192, 0, 192), (192, 256, 0, 256)]
+    assert spans(causal, 256, 256) == quarters
+    assert [t for t, *_ in spans(causal, 1024, 1024)] == [0, 256, 512, 768]
+    assert spans(causal, 63, 63) == [(0, 63, 0, 63)]
+    assert spans(lambda t, s: abs(t - s) < 2, 100, 90) == [(0, 64, 0, 65), (64, 100, 63, 90)]
+    assert spans(lambda t, s: s < 0, 5, 4) == [(0, 5, 0, 1)]
+    assert spans(lambda t, s: s < 3, 5, 4) == [(0, 5, 0, 3)]
+    assert spans(None, 256, 9) == spans(np.ones((256, 9), bool), 256, 9) == [(0, 256, 0, 9)]
+
+
+def test_a_mask_that_is_not_known_while_it_is_compiled_hides_the_same():
+    """Documents in one sequence: the mask is made of an argument."""
+    q, k, v = problem(np.random.default_rng(7), (2,), queries=130, keys=130)
+    document = np.arange(130) // 50
+
+    @jax.jit
+    def compiled(document):
+        return twins.attention(q, k, v, mask=lambda t, s: document[t] == document[s])
+
+    expected, _ = attention(q, k, v, mask=document[:, None] == document)
+    np.testing.assert_allclose(compiled(document), expected, rtol=1e-10, atol=1e-13)
+
+
+def test_cudnn_gets_what_it_wants(monkeypatch):
+    """Its axes and its mask; what it would compute is XLA's here."""
+    rng = np.random.default_rng(8)
+    q, k, v = (jnp.asarray(a, jnp.bfloat16) for a in problem(rng, (2, 3), queries=5, keys=5))
+    real, asked = jax.nn.dot_product_attention, []
+
+    def on_xla(q, k, v, *, implementation, **options):
+        asked.append((q.shape, implementation))
+        return real(q, k, v, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", on_xla)
+    for mask in (None, causal):
+        ours = twins.attention(q, k, v, mask=mask)
+        theirs = twins.attention(q, k, v, mask=mask, implementation="cudnn")
+        np.testing.assert_allclose(*np.float32([ours, theirs]), rtol=0.02, atol=0.02)
+    assert asked == [((2, 5, 3, 7), "cudnn")] * 2
+
+
+@pytest.mark.parametrize(
+    "dtype, options, message",
+    [
+        (np.float32, {}, "was given float32; compute in bfloat16"),
+        (jnp.bfloat16, {"mask": np.ones((5, 4), bool)}, "another mask than `causal`"),
+        (jnp.bfloat16, {"rate": 0.1, "key": random.key(0)}, "was given dropout"),
+        (jnp.bfloat16, {"implementation": "flash"}, "is 'flash'; give 'cudnn' or None"),
+    ],
+)
+def test_what_cudnn_cannot_do_is_refused(dtype, options, message):
+    q, k, v = (jnp.asarray(a, dtype) for a in problem(np.random.default_rng(9)))
+    with pytest.raises(InputError, match=message):
+        twins.attention(q, k, v, **{"implementation": "cudnn"} | options)
+
+
 def test_a_query_that_may_look_nowhere_gets_zeros():
     """Turns red if softmax divides by a total of 0; NaN there would reach every parameter."""
     rng = np.random.default_rng(2)
