@@ -9,6 +9,7 @@ EXAMPLES = """examples:
   python -m benchmarks                          the demo, on the documentation of Python
   python -m benchmarks --data your.txt          the demo, on a text of yours
   python -m benchmarks training                 NumPy, Flax and PyTorch, step against step
+  python -m benchmarks training --sizes small --profile     and where the time goes
   python -m benchmarks demo --help              all options of one of the two
 """
 
@@ -29,6 +30,9 @@ def main(arguments=None):
 
 def run(options):
     # Only now: the libraries read the number of threads when they are imported.
+    from reference.memory import keep_freed_memory
+
+    memory_kept = options.name == "training" and keep_freed_memory()
     from benchmarks import demo, training
     from benchmarks.report import Mismatch
     from reference.errors import InputError
@@ -37,7 +41,14 @@ def run(options):
         if options.name == "demo":
             demo.run(options.data, options.out, steps=options.steps, seed=options.seed)
         else:
-            training.run(options.out, rounds=options.rounds)
+            training.run(
+                options.out,
+                sizes=options.sizes,
+                rounds=options.rounds,
+                alone=options.alone,
+                profiled=options.profile,
+                memory_kept=memory_kept,
+            )
     except (InputError, OSError, Mismatch) as error:
         print(f"benchmarks {options.name}: {error}", file=sys.stderr)
         return 1
@@ -59,9 +70,21 @@ def parser():
     one.add_argument("--steps", type=int, default=300, metavar="N", help="of each engine (300)")
     one.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is random (0)")
     two = commands.add_parser("training", help="time one training step, PyTorch's beside")
+    two.add_argument("--rounds", type=int, metavar="N", help="timings of each engine (15 or 21)")
     two.add_argument(
-        "--rounds", type=int, metavar="N", help="timings of each engine (21 small, 15 large)"
+        "--sizes",
+        nargs="+",
+        choices=("small", "medium", "large", "gpt2"),
+        metavar="SIZE",
+        help="of small, medium, large and gpt2 (the first three; on a GPU the last)",
     )
+    two.add_argument(
+        "--alone",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="each engine also in a process of its own, and its memory (yes)",
+    )
+    two.add_argument("--profile", action="store_true", help="where each engine's time goes")
     for command, name in ((one, "demo"), (two, "training")):
         folder = f"runs/benchmarks/{name}"
         command.add_argument(

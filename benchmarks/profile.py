@@ -57,7 +57,6 @@ OURS = tuple(str(Path(package.__file__).parent) + os.sep for package in (referen
 # What a number costs in an instruction of XLA, roughly: a fusion is of the part that costs it most.
 MOVES = ("parameter", "constant", "bitcast", "broadcast", "reshape", "transpose", "copy", "fusion")
 COSTS = {"dot": 1e3} | dict.fromkeys(MOVES, 1e-3)
-
 INSTRUCTION = r" +(?:ROOT )?%?([\w.-]+) = \(?\w+\[(.*?)\].*? ([a-z][\w-]*)\("
 CALLS = r"(?:calls|to_apply|body|condition|computations?)=(\{.*?\}|\S+)"
 
@@ -77,11 +76,9 @@ def numpy_profile(step, rounds):
     fewer than one round.
     """
     wall = wall_time(step, rounds)
-    profiler = cProfile.Profile(builtins=False)  # what is written in C is its caller's time
-    profiler.enable()
-    for _ in range(rounds):
-        step()
-    profiler.disable()
+    with cProfile.Profile(builtins=False) as profiler:  # what is written in C is its caller's time
+        for _ in range(rounds):
+            step()
     rows = []
     for code, calls, _, _, seconds, callees in profiler.getstats():
         if is_ours(code):
@@ -114,7 +111,7 @@ def flax_profile(step, compiled_text, rounds):
         spans = [span for file in Path(folder).rglob("*.xplane.pb") for span in read_spans(file)]
     if not any(key in instructions for key, _, _ in spans):
         names = ", ".join({program for program, _ in instructions}) or "no program"
-        raise InputError(f"compiled_text has {names}, which the step did not run; give its own")
+        raise InputError(f"compiled_text has {names}, which the step does not run; give its own")
     leaves = without_callers(spans, instructions)
     counts = Counter(key for key, _, _ in leaves)
     rows = []
@@ -163,8 +160,8 @@ def summed(wall, rounds, rows):
     for part, name, seconds, count in rows:
         parts[part] += seconds / rounds
         times[name] += seconds / rounds
-        counts[name] += count / rounds
-    top = [(name, seconds, counts[name]) for name, seconds in times.most_common(TOP)]
+        counts[name] += count
+    top = [(name, seconds, counts[name] / rounds) for name, seconds in times.most_common(TOP)]
     return Profile(wall, parts, top)
 
 
@@ -239,10 +236,10 @@ def read_sources(text):
     locations, sources = table("FileLocations", numbers), {}
     for stack, (location, parent) in table("StackFrames", numbers).items():
         file, function = map(int, locations[int(location)])
-        (file,), (function,) = files[file], functions[function]
-        if file.startswith(OURS):
-            sources[stack] = part_of(file, function), Path(file).name
-        elif int(parent) - 1 in sources:  # XLA prints the number plus one
+        (file_name,), (function_name,) = files[file], functions[function]
+        if file_name.startswith(OURS):
+            sources[stack] = part_of(file_name, function_name), Path(file_name).name
+        elif int(parent) - 1 in sources:  # XLA prints a parent's number plus one
             sources[stack] = sources[int(parent) - 1]
     return sources
 
@@ -251,35 +248,35 @@ def read_spans(file):
     """[((program, instruction), start, end)] of all that ran, in nanoseconds."""
     devices, hosts, ends = [], [], {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # that of its type without a module
+        warnings.simplefilter("ignore", DeprecationWarning)  # that a type has no __module__
         for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
+            spans = devices if plane.name.startswith("/device:") else hosts
             for event in (event for line in plane.lines for event in line.events):
                 stats = dict(event.stats)
                 if "hlo_op" in stats:
                     key = stats["hlo_module"], stats["hlo_op"]
-                    spans = devices if plane.name.startswith("/device:") else hosts
                     spans.append((key, event.start_ns, event.end_ns, stats.get("_p")))
-                elif event.name.startswith("end: "):
-                    ends[stats.get("_c")] = event.start_ns
-    # On a processor an instruction may go on after its launch, and its end is then another event.
+                elif "_c" in stats and event.name.startswith("end: "):
+                    ends[stats["_c"]] = event.start_ns
+    # On a processor some instructions are only launched; their end is then an event of its own.
     return [(key, start, max(end, ends.get(p, end))) for key, start, end, p in devices or hosts]
 
 
 def without_callers(spans, instructions):
-    """The spans of all but loops and calls of which the inside is among the spans too."""
-    seen = {instructions[key].computation for key, *_ in spans if key in instructions}
+    """The spans of all but the loops and calls whose inside is among the spans too."""
+    seen = {instructions[key].computation for key, _, _ in spans if key in instructions}
     return [s for s in spans if s[0] not in instructions or not instructions[s[0]].called & seen]
 
 
 def shared(spans):
     """{key: seconds} of (key, start, end) in nanoseconds; those that run at once share the time."""
-    edges = [(start, key, 1) for key, start, _ in spans] + [(end, key, -1) for key, _, end in spans]
+    edges = [(s[i], s[0], change) for s in spans if s[1] < s[2] for i, change in ((1, 1), (2, -1))]
     seconds, running, before = Counter(), Counter(), 0
     for at, key, change in sorted(edges):
         for other, times in running.items():
             seconds[other] += 1e-9 * (at - before) * times / running.total()
         running[key] += change
-        running = +running  # only those above 0
+        running = +running  # those above 0
         before = at
     return seconds
 
@@ -303,19 +300,18 @@ def table(title, profiles):
         milliseconds = (f"{1e3 * seconds:.2f}" for seconds in times)
         parts.add_row(part, *sum(zip(milliseconds, shares, strict=True), ()))
     if min(others) < 0:
-        parts.caption = (
-            "Profiling takes time too: operations that come to more than the step leave a last 0."
-        )
+        parts.caption = "A last 0: profiled, the operations took longer than the step by itself."
     return Group(parts, operations_table(profiles))
 
 
 def operations_table(profiles):
-    operations = Table("", "operation", box=SIMPLE)
+    """Each engine's most expensive operations, by its own names."""
+    operations = Table("", box=SIMPLE)
+    operations.add_column("operation", overflow="fold")
     for head in ("ms a step", "times a step"):
         operations.add_column(head, justify="right")
     for engine, profile in profiles.items():
         for i, (name, seconds, count) in enumerate(profile.operations):
-            name_once = "" if i else engine
-            operations.add_row(name_once, name, f"{1e3 * seconds:.2f}", f"{count:g}")
+            operations.add_row("" if i else engine, name, f"{1e3 * seconds:.2f}", f"{count:g}")
         operations.add_section()
     return operations

@@ -16,7 +16,13 @@ from reference.errors import InputError
 FEWEST = 6  # timings: with fewer, not even the least and the greatest make a 95 % interval
 RESAMPLES = 1000
 # Told apart by the colour-blind, and in grey.
-COLORS = {"NumPy": "#0b3c5d", "Flax": "#f2a541", "PyTorch": "#8c8c8c"}
+COLORS = {
+    "NumPy": "#0b3c5d",
+    "Flax": "#f2a541",
+    "JAX": "#f9d9a8",
+    "PyTorch": "#8c8c8c",
+    "PyTorch compiled": "#c4c4c4",
+}
 GREY = "#555555"
 
 

@@ -1,5 +1,6 @@
 """The same GPT in PyTorch, as its users write it: to be compared with, in value and in speed."""
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -11,16 +12,21 @@ from reference.training.optimizer import DECAYED
 class TorchGPT:
     """A GPT with the reference's parameters, on the fused functions that PyTorch has for it.
 
-    params: the tree that `initial_params` gives;  config: GPTConfig, without dropout.
+    params: the tree that `initial_params` gives;  config: GPTConfig, without dropout;  dtype: what
+    to compute in where it is not the weights' own, by autocast;  compiled: by torch.compile.
     """
 
-    def __init__(self, params, config, training):
+    def __init__(self, params, config, training, *, dtype=None, compiled=False):
         self.config, self.training, self.step = config, training, 0
-        flat = tree.flatten(params).items()
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.dtype = None if dtype is None else getattr(torch, dtype)
+        self.forward = torch.compile(self.loss) if compiled else self.loss
         # PyTorch keeps the kernels of its linear maps transposed: (outputs, inputs).
         self.params = {
-            path: torch.tensor(a.T if path.endswith("kernel") else a).contiguous().requires_grad_()
-            for path, a in flat
+            path: torch.tensor(np.ascontiguousarray(a.T) if path.endswith("kernel") else a)
+            .to(self.device)
+            .requires_grad_()
+            for path, a in tree.flatten(params).items()
         }
         decays = {path: path.split(".")[-1] in DECAYED for path in self.params}
         groups = [
@@ -31,7 +37,10 @@ class TorchGPT:
             for decayed in (True, False)
         ]
         self.optimizer = torch.optim.AdamW(
-            groups, betas=(training.beta1, training.beta2), eps=training.epsilon
+            groups,
+            betas=(training.beta1, training.beta2),
+            eps=training.epsilon,
+            fused=self.device == "cuda",
         )
 
     def linear(self, name, x):
@@ -63,13 +72,14 @@ class TorchGPT:
             x = x + self.attention(f"{block}.attention", self.norm(f"{block}.attention_norm", x))
             hidden = self.norm(f"{block}.feed_forward_norm", x)
             x = x + self.feed_forward(f"{block}.feed_forward", hidden)
-        logits = functional.linear(self.norm("norm", x), table)
+        logits = functional.linear(self.norm("norm", x), table)[..., : self.config.vocabulary]
         return functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
 
     def loss_and_gradients(self, tokens, labels):
         """The loss, with the gradients left in the parameters."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(tokens, labels)
+        with torch.autocast(self.device, self.dtype, enabled=self.dtype is not None):
+            loss = self.forward(tokens, labels)
         loss.backward()
         return loss
 

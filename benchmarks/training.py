@@ -1,11 +1,12 @@
-"""One training step, timed: NumPy, Flax and PyTorch from the same weights, in turn."""
+"""One training step, timed: NumPy, Flax, plain JAX and PyTorch from the same weights."""
 
 import importlib.util
-import os
+import json
+import shutil
+import subprocess
+import sys
 import time
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import matplotlib
@@ -14,9 +15,9 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-import accelerated.training.loop
-import reference.training.loop
 from accelerated.training.compilation import PLAIN
+from benchmarks import overhead, profile
+from benchmarks.engines import ENGINES, ON_GPU, SIZES, Problem
 from benchmarks.report import (
     COLORS,
     GREY,
@@ -29,200 +30,208 @@ from benchmarks.report import (
     ratio,
     save_json,
 )
-from reference import random
-from reference.models.gpt import GPTConfig, flops_per_token
-from reference.training.loop import TrainingConfig, initial_state
-from reference.training.optimizer import clip_by_global_norm
 
-
-class Size(NamedTuple):
-    """What is trained, on how much at a time, and how often it is timed."""
-
-    layers: int
-    width: int
-    length: int
-    batch: int
-    vocabulary: int
-    heads: int
-    rounds: int
-
-    def __str__(self):
-        return (
-            f"{self.layers} layers, width {self.width}, T {self.length}, batch {self.batch}, "
-            f"V {self.vocabulary}"
-        )
-
-
-SIZES = (Size(4, 128, 64, 12, 65, 4, rounds=21), Size(6, 384, 256, 4, 1024, 6, rounds=15))
+PARTS = {"gradients": "forward, loss and backward", "step": "the whole step, with AdamW"}
 VERSIONS = ("numpy", "jax", "flax", "torch")
-PARTS = {"gradients": "forward and backward", "step": "the whole step, with AdamW"}
+PROFILED = ("NumPy", "Flax", "PyTorch")
+# What the makers state for dense bfloat16 products, in FLOP/s, by what JAX calls the device.
+STATED_PEAKS = {
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
 
 
-def run(out, *, rounds=None, sizes=SIZES):
-    """Time all engines at all sizes; a table, a picture and figures as JSON go to `out`.
+def run(out, *, sizes=None, rounds=None, alone=True, profiled=False, memory_kept=False):
+    """Time all engines at the sizes of these names; tables, a picture and JSON go to `out`.
 
-    `rounds`, where given, is for all sizes.  Raises Mismatch where losses or gradients differ:
-    then nothing is timed; InputError for too few rounds.
+    Engines take turns in this process, and with `alone` each also has one of its own.  Raises
+    Mismatch where losses or gradients differ: then nothing is timed; InputError for too few rounds.
     """
-    sizes = [size if rounds is None else size._replace(rounds=rounds) for size in sizes]
-    for size in sizes:
+    on_gpu = jax.default_backend() == "gpu"
+    names = sizes or (["gpt2"] if on_gpu else ["small", "medium", "large"])
+    given = {} if rounds is None else {"rounds": rounds}
+    chosen = {name: SIZES[name]._replace(**given) for name in names}
+    for size in chosen.values():
         check_enough("rounds", size.rounds)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     console = Console(soft_wrap=True, highlight=False)
-    head = header("float32", ["torch"] if has_torch() else [])
-    console.print(described(head), "The allocator is as the system has it.", sep="\n")
-    if has_torch():
-        console.print("PyTorch runs eagerly, with its scaled_dot_product_attention.\n")
-    else:
-        install = "pip install -e '.[peers]'"
-        console.print(f"PyTorch is not installed; {install} brings it.\n", markup=False)
-    measured = [measure(size, console) for size in sizes]
-    figures = {"header": head, "sizes": measured}
-    console.print(*(table(size, part) for size in measured for part in PARTS))
+    head = header("bfloat16" if on_gpu else "float32", ["torch"] if has("torch") else [])
+    head["allocator"] = allocator(memory_kept)
+    console.print(described(head), head["allocator"], sep="\n")
+    head["peak"] = peak(on_gpu)
+    console.print(f"Matrix products reach {head['peak'] / 1e9:,.0f} GFLOP/s here.\n")
+    figures = {"header": head, "sizes": []}
+    for name, size in chosen.items():
+        measured = measure(size, head, console, on_gpu=on_gpu)
+        if alone and not on_gpu:
+            measured["alone"] = {e: by_itself(e, name, size.rounds) for e in measured["step"]}
+        figures["sizes"].append(measured)
+        console.print(*(table(measured, part, head) for part in PARTS))
+    if not on_gpu:
+        figures["overhead"] = overhead.measure(console)
+    if profiled:
+        figures["profile"] = show_profiles(list(chosen.values())[:2], console)
     save_json(out / "training.json", figures)
     draw(out / "training.png", figures)
     console.print(f"Figures are in {out / 'training.json'}, a picture in {out / 'training.png'}.")
     return figures
 
 
-def has_torch():
-    return importlib.util.find_spec("torch") is not None
+def has(package):
+    return importlib.util.find_spec(package) is not None
 
 
-def measure(size, console):
+def engines_here(on_gpu):
+    """The names of those that can run here."""
+    names = ["Flax"] if on_gpu else ["NumPy", "Flax", "JAX"]
+    if has("torch"):
+        names.append("PyTorch")
+        if on_gpu or any(shutil.which(compiler) for compiler in ("g++", "clang++")):
+            names.append("PyTorch compiled")
+    return names
+
+
+def allocator(memory_kept):
+    """What was done about memory, in words."""
+    return "The allocator keeps what is freed." if memory_kept else "The allocator is as it comes."
+
+
+def peak(on_gpu):
+    """FLOP/s of the fastest of the engines' own products of two large square matrices."""
+    n, dtype = (8192, "bfloat16") if on_gpu else (2048, "float32")
+    a, b = np.random.default_rng(0).standard_normal((2, n, n), np.float32)
+    pair = jax.device_put((a, b))
+    narrow = [x.astype(dtype) for x in pair]
+    product = jax.jit(lambda a, b: a @ b)
+    calls = [lambda: jax.block_until_ready(product(*narrow))]
+    if not on_gpu:
+        calls.append(lambda: a @ b)
+    seconds = [time_of(call) for call in calls for _ in range(2 + 9)]
+    return 2 * n**3 / min(seconds)
+
+
+def time_of(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def measure(size, head, console, *, on_gpu):
     """All engines at one size: checked against each other, warmed up, then timed in turn."""
-    config = GPTConfig(
-        size.vocabulary, size.length, layers=size.layers, heads=size.heads, width=size.width
-    )
-    training = TrainingConfig(steps=1000, batch=size.batch, length=size.length)
-    rng = np.random.default_rng(0)
-    shape = (2, size.batch, size.length)
-    tokens, labels = rng.integers(0, size.vocabulary, shape).astype(np.int32)
-    engines = {
-        "NumPy": numpy_calls(config, training, tokens, labels),
-        "Flax": flax_calls(config, training, tokens, labels),
-    }
-    if has_torch():
-        engines["PyTorch"] = torch_calls(config, training, tokens, labels)
-    console.print(f"{size}: {verify(engines)}")
+    with console.status(f"{size}: compiling"):
+        problem = Problem(size, ON_GPU if on_gpu else PLAIN)
+        engines = {name: ENGINES[name](problem) for name in engines_here(on_gpu)}
+        verified = verify(engines, loose=on_gpu)
+    console.print(f"{size}: {verified}")
     with console.status(f"{size.rounds} rounds of {', '.join(engines)}"):
-        timings = {
-            part: timed([calls[part] for calls in engines.values()], size.rounds) for part in PARTS
-        }
-    flops = flops_per_token(config, size.length) * size.batch * size.length
-    return {"size": str(size), "rounds": size.rounds, "tokens": tokens.size, "flops": flops} | {
-        part: dict(zip(engines, results, strict=True)) for part, results in timings.items()
-    }
+        timings = timed(engines, size.rounds)
+    parts = {part: {name: timings[name][part] for name in engines} for part in PARTS}
+    return {
+        "size": str(size),
+        "rounds": size.rounds,
+        "tokens": problem.tokens.size,
+        "flops": problem.flops,
+        "stated_peak": STATED_PEAKS.get(jax.devices()[0].device_kind),
+    } | parts
 
 
-def numpy_calls(config, training, tokens, labels):
-    """What there is to time in the reference, and what to verify: (loss, length of gradient)."""
-    loop, batch = reference.training.loop, {"tokens": tokens, "labels": labels, "config": config}
-    state = initial_state(config, training)
-
-    def step():
-        nonlocal state
-        state, _ = loop.train_step(state, **batch, key=random.key(0), training=training)
-
-    def values():
-        loss, gradients = loop.loss_and_gradients(initial_state(config, training).params, **batch)
-        return float(loss), clip_by_global_norm(gradients, limit=np.inf)[1]
-
-    gradients = partial(loop.loss_and_gradients, state.params, **batch)
-    return {"gradients": gradients, "step": step, "values": values}
-
-
-def flax_calls(config, training, tokens, labels):
-    loop, batch = accelerated.training.loop, {"tokens": tokens, "labels": labels}
-    state = jax.device_put(initial_state(config, training))
-    params = jax.device_put(initial_state(config, training).params)
-    compiled = jax.jit(partial(loop.loss_and_gradients, config=config))
-
-    def step():
-        nonlocal state
-        arrays = tokens[None], labels[None], random.key(0)
-        state, loss = loop.train_call(
-            state, *arrays, config=config, training=training, compilation=PLAIN
-        )
-        jax.block_until_ready((state, loss))
-
-    def values():
-        loss, gradients = compiled(params, **batch)
-        host = jax.tree.map(np.asarray, gradients)
-        return float(loss), clip_by_global_norm(host, limit=np.inf)[1]
-
-    def gradients():
-        jax.block_until_ready(compiled(params, **batch))
-
-    return {"gradients": gradients, "step": step, "values": values}
-
-
-def torch_calls(config, training, tokens, labels):
-    import torch
-
-    from benchmarks.torch_gpt import TorchGPT
-
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-    model = TorchGPT(initial_state(config, training).params, config, training)
-    batch = [torch.tensor(a).long() for a in (tokens, labels)]
-
-    def values():
-        return model.loss_and_gradients(*batch).item(), model.gradient_norm()
-
-    def call(method):
-        return lambda: method(*batch).item()
-
-    steps = {"gradients": call(model.loss_and_gradients), "step": call(model.train_step)}
-    return steps | {"values": values}
-
-
-def verify(engines):
+def verify(engines, loose=False):
     """That all have the same loss and length of gradient, in words; Mismatch if not."""
-    values = {name: calls["values"]() for name, calls in engines.items()}
-    loss, norm = values["NumPy"]
+    values = {name: calls.values() for name, calls in engines.items()}
+    loss, norm = next(iter(values.values()))
+    near = (1e-2, 5e-2) if loose else (1e-5, 1e-3)  # bfloat16 and float32
     for name, (other_loss, other_norm) in values.items():
-        if not (abs(other_loss - loss) <= 1e-5 * loss and abs(other_norm - norm) <= 1e-3 * norm):
+        if not (
+            abs(other_loss - loss) <= near[0] * loss and abs(other_norm - norm) <= near[1] * norm
+        ):
             raise Mismatch(
                 f"{name} has the loss {other_loss:.7f} and a gradient of length {other_norm:.6f}, "
-                f"NumPy {loss:.7f} and {norm:.6f}: what differs is not timed"
+                f"{next(iter(values))} {loss:.7f} and {norm:.6f}: what differs is not timed"
             )
     return f"loss {loss:.5f} and gradient {norm:.4f} in all engines"
 
 
-def timed(calls, rounds):
-    """The median seconds of each call: all in turn, each first twice to warm up."""
-    seconds = [[] for _ in calls]
-    for call in calls:
-        call()
-        call()
+def timed(engines, rounds):
+    """The times of each engine's parts, all in turn.
+
+    A turn begins with a call that is not timed: it finds the caches and idle threads of the engine
+    before it, which a training run would not.
+    """
+    seconds = {name: {part: [] for part in PARTS} for name in engines}
+    for calls in engines.values():
+        calls.step()
     for _ in range(rounds):
-        for call, times in zip(calls, seconds, strict=True):
-            start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
-    return [median(times) for times in seconds]
+        for name, calls in engines.items():
+            calls.gradients()
+            for part in PARTS:
+                seconds[name][part].append(time_of(getattr(calls, part)))
+    return {name: {part: median(s) for part, s in parts.items()} for name, parts in seconds.items()}
 
 
-def table(size, part):
-    """Milliseconds, and how they compare: the medians' ratios, with their intervals."""
-    rows = Table("ms", title=f"{size['size']}: {PARTS[part]}", box=SIMPLE)
-    for name in ("median", "95 %", "/ PyTorch", "95 %", "/ NumPy", "95 %"):
+def by_itself(engine, size, rounds):
+    """The same of one engine in a process of its own, and that process's peak memory."""
+    command = [sys.executable, "-m", "benchmarks.alone", engine, size, str(rounds)]
+    here = Path(__file__).parents[1]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=here)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def table(size, part, head):
+    """Milliseconds, how they compare with their intervals, and how near the device's peak."""
+    rows = Table("", title=f"{size['size']}: {PARTS[part]}", box=SIMPLE)
+    columns = ["ms", "95 %", "/ PyTorch", "95 %", "of peak"]
+    columns += ["MFU"] if size["stated_peak"] else []
+    columns += ["alone, ms", "/ PyTorch", "memory, MB"] if "alone" in size else []
+    for name in columns:
         rows.add_column(name, justify="right", no_wrap=True)
     for name, timing in size[part].items():
-        ratios = (compared(size[part], name, other) for other in ("PyTorch", "NumPy"))
-        rows.add_row(name, f"{1e3 * timing['median']:.1f}", interval(timing), *sum(ratios, ()))
+        cells = [f"{1e3 * timing['median']:.1f}", interval(timing)]
+        cells += compared(size[part], name, "PyTorch")
+        cells += [f"{size['flops'] / timing['median'] / head['peak']:.0%}"]
+        if size["stated_peak"]:
+            cells.append(f"{size['flops'] / timing['median'] / size['stated_peak']:.1%}")
+        if "alone" in size:
+            alone = {engine: parts[part] for engine, parts in size["alone"].items()}
+            cells.append(f"{1e3 * alone[name]['median']:.1f}")
+            cells.append(compared(alone, name, "PyTorch", paired=False)[0])
+            cells.append(f"{size['alone'][name]['peak_bytes'] / 1e6:,.0f}")
+        rows.add_row(name, *cells)
     return rows
 
 
-def compared(timings, name, other):
+def compared(timings, name, other, paired=True):
     """One engine's time as a share of another's, and its interval; dashes without the other."""
     if other not in timings:
-        return "-", "-"
+        return ["-", "-"]
     if other == name:
-        return "1.00", ""
+        return ["1.00", ""]
+    if not paired:
+        return [f"{timings[name]['median'] / timings[other]['median']:.2f}", ""]
     times = ratio(timings[name], timings[other])
-    return f"{times['ratio']:.2f}", interval(times, ".2f", 1)
+    return [f"{times['ratio']:.2f}", interval(times, ".2f", 1)]
+
+
+def show_profiles(sizes, console):
+    """Where the time goes at some sizes, printed."""
+    found = []
+    for size in sizes:
+        problem = Problem(size)
+        profiles = {}
+        for name in [name for name in PROFILED if name in engines_here(False)]:
+            calls = ENGINES[name](problem)
+            profiles[name] = PROFILERS[name](calls)
+        console.print(profile.table(str(size), profiles))
+        found.append({name: p._asdict() for name, p in profiles.items()} | {"size": str(size)})
+    return found
+
+
+PROFILERS = {
+    "NumPy": lambda calls: profile.numpy_profile(calls.step, 5),
+    "Flax": lambda calls: profile.flax_profile(calls.step, calls.program(), 5),
+    "PyTorch": lambda calls: profile.torch_profile(calls.step, 5),
+}
 
 
 def draw(path, figures):
@@ -233,7 +242,8 @@ def draw(path, figures):
     sizes, head = figures["sizes"], figures["header"]
     style = {"font.size": 12, "axes.spines.top": False, "axes.spines.right": False}
     with pyplot.rc_context(style):
-        figure, axes = pyplot.subplots(1, len(sizes), figsize=(11, 4.8), layout="constrained")
+        wide = max(5.2 * len(sizes), 10)
+        figure, axes = pyplot.subplots(1, len(sizes), figsize=(wide, 4.8), layout="constrained")
         for axis, size in zip(np.atleast_1d(axes), sizes, strict=True):
             draw_times(axis, size["step"])
             axis.set_title(f"{size['size']}\n{size['rounds']} rounds", fontsize=11, color=GREY)
@@ -256,7 +266,7 @@ def draw_times(axes, timings):
     )
     colors = [COLORS[name] for name in names]
     axes.bar(
-        names,
+        [name.replace(" ", "\n") for name in names],
         middle,
         yerr=(middle - low, high - middle),
         color=colors,

@@ -42,8 +42,9 @@ def nowhere_at_first(t, s):
     return (t >= 65) & (s <= t) & (t - s < 9)
 
 
-@pytest.mark.parametrize("mask", [causal, nowhere_at_first])
-@pytest.mark.parametrize("noise", [{}, {"rate": 0.3, "key": random.key(5)}])
+@pytest.mark.parametrize(
+    "mask, noise", [(causal, {}), (nowhere_at_first, {"rate": 0.3, "key": random.key(5)})]
+)
 def test_attention_in_tiles_equals_its_twin(mask, noise):
     """Turns red if a tile's keys, its mask or its noise are another's."""
     rng = np.random.default_rng(6)
