@@ -57,6 +57,7 @@ def run(out, *, sizes=None, rounds=None, alone=True, profiled=False, memory_kept
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     console = Console(soft_wrap=True, highlight=False)
+    console.width = max(console.width, 104)  # of the tables
     head = header("bfloat16" if on_gpu else "float32", ["torch"] if has("torch") else [])
     head["allocator"] = allocator(memory_kept)
     console.print(described(head), head["allocator"], sep="\n")
@@ -108,7 +109,7 @@ def peak(on_gpu):
     calls = [lambda: jax.block_until_ready(product(*narrow))]
     if not on_gpu:
         calls.append(lambda: a @ b)
-    seconds = [time_of(call) for call in calls for _ in range(2 + 9)]
+    seconds = [median([time_of(call) for _ in range(15)])["median"] for call in calls]
     return 2 * n**3 / min(seconds)
 
 
@@ -181,36 +182,34 @@ def by_itself(engine, size, rounds):
 def table(size, part, head):
     """Milliseconds, how they compare with their intervals, and how near the device's peak."""
     rows = Table("", title=f"{size['size']}: {PARTS[part]}", box=SIMPLE)
-    columns = ["ms", "95 %", "/ PyTorch", "95 %", "of peak"]
+    columns = ["ms (95 %)", "/ PyTorch (95 %)", "of peak"]
     columns += ["MFU"] if size["stated_peak"] else []
     columns += ["alone, ms", "/ PyTorch", "memory, MB"] if "alone" in size else []
     for name in columns:
         rows.add_column(name, justify="right", no_wrap=True)
     for name, timing in size[part].items():
-        cells = [f"{1e3 * timing['median']:.1f}", interval(timing)]
-        cells += compared(size[part], name, "PyTorch")
-        cells += [f"{size['flops'] / timing['median'] / head['peak']:.0%}"]
+        cells = [f"{1e3 * timing['median']:.1f} ({interval(timing)})"]
+        cells.append(compared(size[part], name, "PyTorch"))
+        cells.append(f"{size['flops'] / timing['median'] / head['peak']:.0%}")
         if size["stated_peak"]:
             cells.append(f"{size['flops'] / timing['median'] / size['stated_peak']:.1%}")
         if "alone" in size:
             alone = {engine: parts[part] for engine, parts in size["alone"].items()}
             cells.append(f"{1e3 * alone[name]['median']:.1f}")
-            cells.append(compared(alone, name, "PyTorch", paired=False)[0])
+            cells.append(compared(alone, name, "PyTorch", paired=False))
             cells.append(f"{size['alone'][name]['peak_bytes'] / 1e6:,.0f}")
         rows.add_row(name, *cells)
     return rows
 
 
 def compared(timings, name, other, paired=True):
-    """One engine's time as a share of another's, and its interval; dashes without the other."""
+    """One engine's time as a share of another's, with its interval where they took turns."""
     if other not in timings:
-        return ["-", "-"]
+        return "-"
     if other == name:
-        return ["1.00", ""]
-    if not paired:
-        return [f"{timings[name]['median'] / timings[other]['median']:.2f}", ""]
+        return "1"
     times = ratio(timings[name], timings[other])
-    return [f"{times['ratio']:.2f}", interval(times, ".2f", 1)]
+    return f"{times['ratio']:.2f}" + (f" ({interval(times, '.2f', 1)})" if paired else "")
 
 
 def show_profiles(sizes, console):

@@ -10,7 +10,7 @@ from reference.data.batches import batches
 from reference.errors import InputError
 from reference.layers.embedding import check_ids
 from reference.models.gpt import check_tokens, gpt_loss, initial_params
-from reference.training.optimizer import adamw, clip_by_global_norm
+from reference.training.optimizer import adamw, clip_factor, global_norm
 from reference.training.schedule import warmup_cosine
 
 
@@ -118,11 +118,10 @@ def train_step(state, *, tokens, labels, key, config, training):
         key=key,
         accumulation=training.accumulation,
     )
-    clipped, _ = clip_by_global_norm(gradients, limit=training.clip)
     step = state.step + 1
     moved = adamw(
         state.params,
-        clipped,
+        gradients,
         state.mean,
         state.square,
         step=step,
@@ -131,6 +130,7 @@ def train_step(state, *, tokens, labels, key, config, training):
         beta2=training.beta2,
         epsilon=training.epsilon,
         weight_decay=training.weight_decay,
+        factor=clip_factor(global_norm(gradients), limit=training.clip),
     )
     return State(step, *moved), loss
 

@@ -11,18 +11,23 @@ from reference import tree
 DECAYED = ("kernel", "embedding")
 
 
-def clip_by_global_norm(gradients, *, limit):
-    """Shorten the whole gradient to a length, its direction kept: one odd batch cannot do harm.
+def global_norm(gradients):
+    """The length of a tree of gradients, as if it were one vector.
 
-        g ← g · min(1, limit / ‖g‖),   ‖g‖² = Σ over all parameters of their squares
+    ‖g‖² = Σ over all parameters of their squares
+    """
+    return math.sqrt(sum(float(np.vdot(g, g)) for g in tree.leaves(gradients)))
 
-    gradients: a tree; limit > 0 -> the clipped tree, and ‖g‖ before.
+
+def clip_factor(norm, *, limit):
+    """What shortens a gradient to a length, its direction kept: one odd batch cannot do harm.
+
+        g ← g · min(1, limit / ‖g‖)
+
+    norm: ‖g‖;  limit > 0 -> the factor, for `adamw` to apply.
     Source: Pascanu et al. 2013, algorithm 1.
     """
-    norm = math.sqrt(sum(float(np.vdot(g, g)) for g in tree.leaves(gradients)))
-    if norm < limit:
-        return gradients, norm
-    return tree.map(lambda g: g * (limit / norm), gradients), norm
+    return limit / max(norm, limit)
 
 
 def adamw(
@@ -37,6 +42,7 @@ def adamw(
     beta2=0.95,
     epsilon=1e-8,
     weight_decay=0.1,
+    factor=1.0,
 ):
     """One step along the gradient's running mean, each number at a pace of its own.
 
@@ -44,15 +50,17 @@ def adamw(
         s ← β₂ s + (1 - β₂) g²,       ŝ = s / (1 - β₂ᵗ)
         p ← p - rate · (m̂ / (√ŝ + ε) + decay · p),     decay only for `kernel` and `embedding`
 
-    params, gradients and the moments m and s: trees of one structure; step t counts from 1
-    -> params, mean, square, as new trees.  ε stands outside the root, as in the paper and optax.
+    params, gradients and the moments m and s: trees of one structure;  step t counts from 1;
+    factor: of `clip_factor`, g is the gradient times it -> params, mean, square, as new trees.
+    ε stands outside the root, as in the paper and optax.
     Source: Loshchilov & Hutter 2019, algorithm 2, with the decay scaled by the rate, as in its
     authors' code; the moments: Kingma & Ba 2015, algorithm 1.
     """
     rate, shrink = learning_rate / (1 - beta1**step), 1 - learning_rate * weight_decay
     unbias = (1 - beta2**step) ** -0.5
 
-    def update(p, g, m, s, decays):
+    def update(p, gradient, m, s, decays):
+        g = factor * gradient
         new_m = beta1 * m
         new_m += (1 - beta1) * g
         new_s = beta2 * s
@@ -77,7 +85,7 @@ def adamw(
 def in_blocks(function, *arrays, outputs=3, size=1 << 18):
     """An elementwise function of equal arrays, applied to a block of them at a time.
 
-    A block stays in the processor's cache between the passes over it, of which AdamW has fourteen:
+    A block stays in the processor's cache between the passes over it, of which AdamW has fifteen:
     a third faster for large arrays than pass after pass through memory.
     """
     results = [np.empty(arrays[0].shape, arrays[0].dtype) for _ in range(outputs)]

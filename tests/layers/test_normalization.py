@@ -35,6 +35,16 @@ def test_layer_norm_of_numbers_around_10000_equals_its_twin():
     assert_mirror(layer_norm, apply, params, x, rng=rng, tolerance=1e-8, narrow=narrow)
 
 
+def test_the_twin_equals_flax_s_own():
+    rng = np.random.default_rng(3)
+    params, x = params_of(7, rng), rng.standard_normal((2, 3, 7))
+    ours, _ = functional(LayerNorm(7))
+    module = nnx.LayerNorm(7, epsilon=1e-5, use_fast_variance=False, rngs=nnx.Rngs(0))
+    theirs, made = functional(module)
+    assert {name: a.shape for name, a in made.items()} == {"scale": (7,), "bias": (7,)}
+    np.testing.assert_allclose(ours(params, x), theirs(params, x), rtol=1e-12, atol=1e-13)
+
+
 @given(st.integers(0, 2**32), st.floats(-1e4, 1e4), st.floats(0.1, 1e3))
 def test_layer_norm_ignores_shift_and_scale(seed, shift, factor):
     """Turns red if the mean is not taken off, or ε stands outside the root times the variance."""

@@ -10,7 +10,7 @@ from accelerated.training.optimizer import warmup_cosine as theirs
 from reference import tree
 from reference.errors import InputError
 from reference.training.loop import TrainingConfig, learning_rate
-from reference.training.optimizer import adamw, clip_by_global_norm
+from reference.training.optimizer import adamw, clip_factor, global_norm, in_blocks
 from reference.training.schedule import warmup_cosine
 
 SETTINGS = TrainingConfig(steps=20, warmup=5, clip=2.0, learning_rate=0.1, weight_decay=0.3)
@@ -33,15 +33,15 @@ def test_adamw_equals_optax_step_by_step():
     update = jax.jit(optimizer(SETTINGS).update)
     for step in range(1, 21):
         gradients = tree.map(lambda a: 0.5 * a, random_params(rng))
-        clipped, _ = clip_by_global_norm(gradients, limit=SETTINGS.clip)
         params, mean, square = adamw(
             params,
-            clipped,
+            gradients,
             mean,
             square,
             step=step,
             learning_rate=learning_rate(step, SETTINGS),
             weight_decay=SETTINGS.weight_decay,
+            factor=clip_factor(global_norm(gradients), limit=SETTINGS.clip),
         )
         updates, state = update(gradients, state, by_optax)
         by_optax = optax.apply_updates(by_optax, updates)
@@ -73,12 +73,25 @@ def test_the_first_step_is_the_rate_whatever_the_gradient_s_size(seed, scale):
 def test_clipping_shortens_to_the_limit_and_never_lengthens(seed, limit):
     """Turns red if each array is clipped by itself."""
     gradients = random_params(np.random.default_rng(seed))
-    clipped, norm = clip_by_global_norm(gradients, limit=limit)
     flat = np.concatenate([g.ravel() for g in tree.leaves(gradients)])
-    flat_clipped = np.concatenate([g.ravel() for g in tree.leaves(clipped)])
+    norm = global_norm(gradients)
     np.testing.assert_allclose(norm, np.linalg.norm(flat), rtol=1e-13)
-    np.testing.assert_allclose(np.linalg.norm(flat_clipped), min(norm, limit), rtol=1e-12)
-    np.testing.assert_allclose(flat_clipped * norm, flat * min(norm, limit), rtol=1e-12)
+    clipped = clip_factor(norm, limit=limit) * flat
+    np.testing.assert_allclose(np.linalg.norm(clipped), min(norm, limit), rtol=1e-12)
+    assert norm > limit or (clipped == flat).all()
+
+
+def test_no_gradient_is_not_lengthened_and_none_that_is_nan_is_hidden():
+    assert clip_factor(0.0, limit=2.0) == 1
+    assert np.isnan(clip_factor(float("nan"), limit=2.0))
+
+
+def test_blocks_make_up_the_whole():
+    """Whatever the layout of an array.  Turns red if a block is written into a copy."""
+    rng = np.random.default_rng(3)
+    a, b = rng.standard_normal((2, 5, 7)).swapaxes(1, 2)
+    both = in_blocks(lambda x, y: (x + y, x - y), a, b, outputs=2, size=4)
+    np.testing.assert_array_equal(both, [a + b, a - b])
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 7])
