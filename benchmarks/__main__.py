@@ -116,6 +116,7 @@ def pin_threads(number):
     for name in THREADS:
         os.environ[name] = str(number)
     os.environ["OPENBLAS_THREAD_TIMEOUT"] = "4"  # 2⁴ cycles, its least; NumPy is as fast as before
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")  # of a GPU: PyTorch needs some
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:number])
 

@@ -6,15 +6,20 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
+from flax import nnx
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from accelerated import functional
+from accelerated.layers.embedding import Embed
 from accelerated.training.compilation import PLAIN
 from benchmarks import overhead, profile
 from benchmarks.engines import ENGINES, ON_GPU, SIZES, Problem
@@ -70,7 +75,9 @@ def run(out, *, sizes=None, rounds=None, alone=True, profiled=False, memory_kept
             measured["alone"] = {e: by_itself(e, name, size.rounds) for e in measured["step"]}
         figures["sizes"].append(measured)
         console.print(*(table(measured, part, head) for part in PARTS))
-    if not on_gpu:
+    if on_gpu:
+        figures["repeated_ids"] = repeated_ids(next(iter(chosen.values())), console)
+    else:
         figures["overhead"] = overhead.measure(console)
     if profiled:
         figures["profile"] = show_profiles(list(chosen.values())[:2], console)
@@ -111,6 +118,28 @@ def peak(on_gpu):
         calls.append(lambda: a @ b)
     seconds = [median([time_of(call) for _ in range(15)])["median"] for call in calls]
     return 2 * n**3 / min(seconds)
+
+
+def repeated_ids(size, console):
+    """How many times as long the embedding's gradient takes for one id as for different ones.
+
+    Some versions of jaxlib add repeated rows hundreds of times too slowly on GPUs: openxla/xla
+    46225.  A text repeats its words, so that a batch of random ids shows nothing of it.
+    """
+    module = nnx.eval_shape(lambda: Embed(size.vocabulary, size.width, rngs=nnx.Rngs(0)))
+    apply, shapes = functional(module)
+    table = jax.tree.map(lambda a: jnp.ones(a.shape, jnp.bfloat16), shapes)
+    rows = size.batch * size.length
+    dy = jnp.ones((rows, size.width), jnp.bfloat16)
+    gradient = jax.jit(lambda table, ids: jax.vjp(lambda t: apply(t, ids=ids), table)[1](dy))
+
+    def seconds(ids):
+        call = partial(gradient, table, jnp.asarray(ids, jnp.int32))
+        return median([time_of(lambda: jax.block_until_ready(call())) for _ in range(15)])["median"]
+
+    times = seconds(np.zeros(rows)) / seconds(np.arange(rows) % size.vocabulary)
+    console.print(f"The embedding's gradient takes {times:.1f} times as long for one repeated id.")
+    return times
 
 
 def time_of(call):
@@ -181,7 +210,8 @@ def by_itself(engine, size, rounds):
 
 def table(size, part, head):
     """Milliseconds, how they compare with their intervals, and how near the device's peak."""
-    rows = Table("", title=f"{size['size']}: {PARTS[part]}", box=SIMPLE)
+    rows = Table(title=f"{size['size']}: {PARTS[part]}", box=SIMPLE)
+    rows.add_column(no_wrap=True)
     columns = ["ms (95 %)", "/ PyTorch (95 %)", "of peak"]
     columns += ["MFU"] if size["stated_peak"] else []
     columns += ["alone, ms", "/ PyTorch", "memory, MB"] if "alone" in size else []

@@ -6,5 +6,7 @@ from reference.commands import Engine, main
 from reference.inference.decoding import generate
 from reference.training.loop import train
 
+ENGINE = Engine("reference", train, generate)
+
 if __name__ == "__main__":
-    sys.exit(main(Engine("reference", train, generate)))
+    sys.exit(main(ENGINE))

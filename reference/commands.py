@@ -131,6 +131,8 @@ def train(engine, options):
     """Train, or go on; checkpoints on the way, at the end, and where Ctrl-C ends it."""
     if options.checkpoint_interval < 1:
         raise InputError(f"--checkpoint-interval is {options.checkpoint_interval}; give 1 or more")
+    if engine.compilation is not None:
+        engine.compilation(**compilation_of(engine, {}, options))  # raises before any work
     run, text = resumed(options) if options.resume else begun(options)
     compilation = compilation_of(engine, run.training, options)
     run.training.update(compilation)

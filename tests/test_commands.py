@@ -14,19 +14,16 @@ import jax
 import numpy as np
 import pytest
 
-import accelerated.inference.decoding
-import accelerated.training.loop
-import reference.inference.decoding
-import reference.training.loop
+import accelerated.__main__
+import reference.__main__
 from reference import tree
-from reference.commands import Engine, main
+from reference.commands import main
 from reference.training import checkpoint
 
 ENGINES = {
-    engine.__name__: Engine(
-        engine.__name__, engine.training.loop.train, engine.inference.decoding.generate
-    )
-    for engine in (reference, accelerated)
+    # Without its `prepare`, which is for the whole process.
+    "accelerated": replace(accelerated.__main__.ENGINE, prepare=lambda dtype: None),
+    "reference": reference.__main__.ENGINE,
 }
 TEXT = "".join(f"{a} and {b} are {a + b}.\n" for a in range(30) for b in range(30))
 SHORT = "--steps 6 --batch 4 --length 8 --accumulation 2 --vocabulary 280 --dropout 0.1"
@@ -197,3 +194,24 @@ def test_a_real_ctrl_c_and_a_real_command_line(folder, name):
     assert checkpoint.load("runs/gpt").step == step
     assert f"python -m {name} train --out runs/gpt --resume" in printed
     jax.clear_caches()
+
+
+def test_how_a_run_is_compiled_is_kept_with_it_and_either_engine_goes_on(folder, capsys):
+    """A stack of layers and a padded table are in no checkpoint."""
+    begin = f"train --data text.txt --out run {SHORT} --checkpoint-interval 2"
+    compiled = "--unroll 1 --steps-per-call 2 --vocabulary-multiple 128 --compute-dtype bfloat16"
+    train = ENGINES["accelerated"].train
+    line = f"{begin} {compiled} --recompute nothing_saveable"
+    assert run("accelerated", line, train=stopping(train, after=4)) == 130
+    assert {path.name for path in Path("run").iterdir()} == {"latest", "step-2", "step-4"}
+    saved = checkpoint.load("run")
+    assert saved.training["unroll"] == 1 and saved.training["compute_dtype"] == "bfloat16"
+    assert saved.params["token"]["embedding"].shape[0] == saved.config.vocabulary
+    capsys.readouterr()
+    assert run("accelerated", "train --out run --resume --unroll 2") == 1
+    assert "--unroll is 2, but the run in run was begun with 1" in capsys.readouterr().err
+    assert run("accelerated", "train --data text.txt --out other --unroll 0") == 1
+    assert "unroll is 0; give a positive integer" in capsys.readouterr().err
+    assert not Path("other").exists()
+    assert run("reference", "train --out run --resume") == 0
+    assert "all steps are done" in capsys.readouterr().out

@@ -30,7 +30,7 @@ def train(config, training, tokens, *, state=None, compilation=PLAIN):
     step, on_device = state.step, jax.device_put(packed(state, compilation))
     size = {"length": training.length, "batch": training.batch}
     stream = batches(tokens, **size, key=keys.data, start=step)
-    feed = calls(islice(stream, training.steps - step), compilation.steps_per_call)
+    feed = calls(islice(stream, max(training.steps - step, 0)), compilation.steps_per_call)
     following = next(feed, None)
     static = {"config": config, "training": training, "compilation": compilation}
     while following is not None:

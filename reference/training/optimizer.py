@@ -1,6 +1,7 @@
 """From gradients to new parameters."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -85,13 +86,21 @@ def adamw(
 def in_blocks(function, *arrays, outputs=3, size=1 << 18):
     """An elementwise function of equal arrays, applied to a block of them at a time.
 
-    A block stays in the processor's cache between the passes over it, of which AdamW has fifteen:
-    a third faster for large arrays than pass after pass through memory.
+    A block stays in the processor's cache between the passes over it, of which AdamW has fifteen,
+    and each processor takes one: the same numbers, for large arrays in about half the time.
     """
     results = [np.empty(arrays[0].shape, arrays[0].dtype) for _ in range(outputs)]
-    flat = [a.reshape(-1) for a in arrays]
-    for start in range(0, flat[0].size, size):
+    flat, into = ([a.reshape(-1) for a in part] for part in (arrays, results))
+
+    def compute(start):
         block = slice(start, start + size)
-        for result, part in zip(results, function(*(a[block] for a in flat)), strict=True):
-            result.reshape(-1)[block] = part
+        for result, part in zip(into, function(*(a[block] for a in flat)), strict=True):
+            result[block] = part
+
+    starts = range(0, flat[0].size, size)
+    if len(starts) < 2:
+        list(map(compute, starts))
+    else:
+        with ThreadPoolExecutor() as pool:  # NumPy lets go of the interpreter while it computes
+            list(pool.map(compute, starts))
     return results

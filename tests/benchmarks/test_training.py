@@ -4,13 +4,14 @@ import sys
 from dataclasses import replace
 from functools import partial
 
+import jax
 import numpy as np
 import pytest
 from matplotlib import image
 
 from accelerated.training.compilation import PLAIN
 from benchmarks import overhead, training
-from benchmarks.engines import ENGINES, SIZES, Calls, Problem, Size
+from benchmarks.engines import ENGINES, ON_GPU, SIZES, Calls, Problem, Size
 from benchmarks.report import Mismatch, median
 from tests.peers import peer
 
@@ -40,6 +41,22 @@ def test_a_step_of_every_engine_is_timed(tmp_path, capsys, tiny):
             assert 0 < timing["low"] <= timing["median"] <= timing["high"]
             assert len(timing["seconds"]) == 6
     assert image.imread(tmp_path / "out" / "training.png").shape[1] > 900
+
+
+def test_what_runs_on_a_gpu_runs(tmp_path, capsys, monkeypatch, tiny):
+    """All of it but the kernel of NVIDIA's, on whatever is here; with the MFU of a known device."""
+    peer("torch")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(training, "ON_GPU", replace(ON_GPU, attention=None))
+    monkeypatch.setattr(training, "peak", lambda on_gpu: 1e12)
+    monkeypatch.setitem(training.STATED_PEAKS, jax.devices()[0].device_kind, 1e12)
+    monkeypatch.setattr(training, "engines_here", lambda on_gpu: ["Flax", "PyTorch"])
+    monkeypatch.setitem(SIZES, "gpt2", TINY)
+    figures = training.run(tmp_path, rounds=6)
+    printed = capsys.readouterr().out
+    assert "MFU" in printed and "bfloat16" in printed and "one repeated id" in printed
+    assert list(figures["sizes"][0]["step"]) == ["Flax", "PyTorch"]
+    assert figures["repeated_ids"] > 0 and "alone" not in figures["sizes"][0]
 
 
 def test_an_engine_by_itself_has_its_times_and_its_memory(monkeypatch):
