@@ -32,7 +32,7 @@ def run(options):
     # Only now: the libraries read the number of threads when they are imported.
     from reference.memory import keep_freed_memory
 
-    memory_kept = options.name == "training" and keep_freed_memory()
+    memory_kept = keep_freed_memory()
     from benchmarks import demo, training
     from benchmarks.report import Mismatch
     from reference.errors import InputError
@@ -70,21 +70,7 @@ def parser():
     one.add_argument("--steps", type=int, default=300, metavar="N", help="of each engine (300)")
     one.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is random (0)")
     two = commands.add_parser("training", help="time one training step, PyTorch's beside")
-    two.add_argument("--rounds", type=int, metavar="N", help="timings of each engine (15 or 21)")
-    two.add_argument(
-        "--sizes",
-        nargs="+",
-        choices=("small", "medium", "large", "gpt2"),
-        metavar="SIZE",
-        help="of small, medium, large and gpt2 (the first three; on a GPU the last)",
-    )
-    two.add_argument(
-        "--alone",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="each engine also in a process of its own, and its memory (yes)",
-    )
-    two.add_argument("--profile", action="store_true", help="where each engine's time goes")
+    training_options(two.add_argument)
     for command, name in ((one, "demo"), (two, "training")):
         folder = f"runs/benchmarks/{name}"
         command.add_argument(
@@ -99,6 +85,25 @@ def parser():
             help=f"of every engine, from 1 to {cores} ({cores})",
         )
     return top
+
+
+def training_options(add):
+    """What there is to choose of the training benchmark."""
+    add("--rounds", type=int, metavar="N", help="timings of each engine (15 or 21)")
+    add(
+        "--sizes",
+        nargs="+",
+        choices=("small", "medium", "large", "gpt2"),
+        metavar="SIZE",
+        help="of small, medium, large and gpt2 (the first three; on a GPU the last)",
+    )
+    add(
+        "--alone",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="each engine also in a process of its own, and its memory (yes)",
+    )
+    add("--profile", action="store_true", help="where each engine's time goes")
 
 
 def available_processors():

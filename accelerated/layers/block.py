@@ -1,5 +1,7 @@
 """Sub-layers wired together by residual connections."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -42,25 +44,27 @@ def through(blocks, x, *, layers, key=None, unroll=None, recompute=None, **optio
     recompute: what the backward may find kept, a policy of `jax.checkpoint_policies` by its name
     ("nothing_saveable", "dots_saveable", …); the rest it computes again.  None: keep all.
     """
+    in_loop = unroll is not None
 
-    def layer_of(block):
+    def step(params, h, layer, *, apply):
+        layer_key = None if key is None else jax.random.fold_in(key, layer)
+        return apply(params, h, key=layer_key, **options)
+
+    def compiled(block):
         apply, params = functional(block)
+        one = partial(step, apply=apply)
+        if recompute is not None:
+            policy = getattr(jax.checkpoint_policies, recompute)
+            one = jax.checkpoint(one, policy=policy, prevent_cse=not in_loop)
+        return one, params
 
-        def layer(params, x, index):
-            layer_key = None if key is None else jax.random.fold_in(key, index)
-            return apply(params, x, key=layer_key, **options)
-
-        if recompute is None:
-            return layer, params
-        policy = getattr(jax.checkpoint_policies, recompute)
-        return jax.checkpoint(layer, policy=policy, prevent_cse=unroll is None), params
-
-    if unroll is None:
-        for index, block in enumerate(blocks):
-            layer, params = layer_of(block)
-            x = layer(params, x, index)
-        return x
-
-    layer, stacked = layer_of(blocks)
-    each = (stacked, jnp.arange(layers))
-    return jax.lax.scan(lambda x, at: (layer(at[0], x, at[1]), None), x, each, unroll=unroll)[0]
+    if in_loop:
+        one, stacked = compiled(blocks)
+        each = (stacked, jnp.arange(layers))
+        y, _ = jax.lax.scan(lambda h, at: (one(at[0], h, at[1]), None), x, each, unroll=unroll)
+        return y
+    y = x
+    for layer, block in enumerate(blocks):
+        one, params = compiled(block)
+        y = one(params, y, layer)
+    return y
