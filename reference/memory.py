@@ -16,8 +16,8 @@ def keep_freed_memory():
     """Tell the C library to keep what is freed.  -> whether it could be told (glibc alone can).
 
     Left to itself, it gives large arrays back to the system, and each new one is then mapped and
-    cleared anew, a page at a time: in a training step on two cores that is up to a third of the
-    time, in NumPy, JAX and PyTorch alike.  Call it before the first large array is made.
+    cleared anew, a page at a time: in a compiled training step on two cores that was a quarter of
+    the time, and NumPy and PyTorch pay it too.  Call it before the first large array is made.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
