@@ -30,16 +30,18 @@ A reading order
     inference/sampling, decoding: how it writes
 """
 
-from reference.layers.activation import gelu, gelu_tanh, log_softmax, softmax
-from reference.layers.attention import attention, causal, multi_head_attention
+from reference.layers.activation import gelu, gelu_tanh
+from reference.layers.attention import attention, multi_head_attention
 from reference.layers.block import pre_norm_block
 from reference.layers.dropout import dropout
 from reference.layers.embedding import embed, unembed
 from reference.layers.feed_forward import feed_forward
 from reference.layers.linear import linear
 from reference.layers.loss import cross_entropy
+from reference.layers.mask import causal
 from reference.layers.normalization import layer_norm
 from reference.layers.position import learned_position
+from reference.layers.softmax import log_softmax, softmax
 from reference.models.gpt import GPTConfig, gpt, gpt_loss
 
 __all__ = [

@@ -8,6 +8,7 @@ where the array is zero but for rounding (a key projection's bias: softmax ignor
                 twin run one operation after the other, nothing fused, in the same precision
 """
 
+import re
 from functools import partial
 
 import jax
@@ -24,11 +25,13 @@ def assert_mirror(reference, accelerated, *args, rng, tolerance=COMPONENT, narro
     """The same value, and for a random cotangent of it the same cotangent of every argument.
 
     In every precision; and the reference keeps the contract: each dtype stays what it was, nothing
-    is written to, and `backward` is linear and may be called again.
+    is written to, and `backward` is linear and may be called again.  In neither engine does a
+    float32 call compute anything in float64.
     """
     dy = random_like(reference(*args, **kwargs)[0], rng)
     run = compiled(accelerated, kwargs)
     assert_close(by_contract(reference, args, dy, **kwargs), run(args, dy), tolerance)
+    assert_no_float64(reference, accelerated, *cast((args, dy), np.float32), **kwargs)
     plain = partial(value_and_cotangents, accelerated, kwargs)
     for dtype, factor in narrow.items():
         engines = [plain, run] + [partial(by_contract, reference, **kwargs)] * (dtype == np.float32)
@@ -42,7 +45,7 @@ def assert_mirror(reference, accelerated, *args, rng, tolerance=COMPONENT, narro
 
 def assert_gradient(reference, *args, rng, step=1e-6, **kwargs):
     """`backward` against a central difference of the function itself, along a random direction."""
-    y, backward = reference(*args, **kwargs)
+    y, backward = reference(*args, **kwargs)[:2]
     dy, direction = random_like(y, rng), random_like(args, rng)
 
     def at(t):
@@ -56,7 +59,7 @@ def assert_gradient(reference, *args, rng, step=1e-6, **kwargs):
 def by_contract(reference, args, dy, **kwargs):
     """A component's value and cotangents, having kept what DESIGN promises of every component."""
     args = read_only(args)
-    y, backward = reference(*args, **kwargs)
+    y, backward = reference(*args, **kwargs)[:2]
     gradient = cotangents(backward, read_only(dy))
     assert_like(gradient, args)
     assert_like(y, dy)
@@ -83,6 +86,32 @@ def compiled(accelerated, kwargs):
 def value_and_cotangents(accelerated, kwargs, args, dy):
     y, vjp = jax.vjp(lambda *args: accelerated(*args, **kwargs), *jax.tree.map(jnp.asarray, args))
     return y, vjp(jax.tree.map(lambda d, a: jnp.asarray(d, a.dtype), dy, y))
+
+
+class Watched(np.ndarray):
+    """An array whose every result is one too, and that refuses to become float64."""
+
+    def __array_finalize__(self, other):
+        assert self.dtype != np.float64, "float64 in a float32 call"
+
+
+def assert_no_float64(reference, accelerated, args, dy, **kwargs):
+    """A float32 call stays in float32, on the way too: what is wider costs twice the time.
+
+    NumPy's arrays are watched while they are made, JAX's program is read.
+    """
+    watched_args, watched_dy = jax.tree.map(lambda a: np.asarray(a).view(Watched), (args, dy))
+    _, backward = reference(*watched_args, **kwargs)[:2]
+    backward(watched_dy)
+    arrays = {k: a for k, a in kwargs.items() if isinstance(a, np.ndarray)}
+    rest = {k: a for k, a in kwargs.items() if k not in arrays}
+
+    def program(args, arrays, dy):
+        return value_and_cotangents(accelerated, arrays | rest, args, dy)
+
+    made = jax.make_jaxpr(program)(args, arrays, dy)
+    wide = re.search(r".*f64\[\d.*", str(made))
+    assert wide is None, wide.group()
 
 
 def random_like(tree, rng):
@@ -119,7 +148,10 @@ def read_only(tree):
 def cotangents(backward, dy):
     """Like jax.vjp's, always a tuple."""
     gradient = backward(dy)
-    return gradient if isinstance(gradient, tuple) else (gradient,)
+    several = gradient if isinstance(gradient, tuple) else (gradient,)
+    while several and several[-1] is None:  # an optional argument that was left out
+        several = several[:-1]
+    return several
 
 
 def dot(a, b):

@@ -64,12 +64,12 @@ def test_a_component_has_a_twin_with_the_same_arguments(file, name):
 
 @each_component
 def test_a_component_separates_what_is_differentiated_from_what_is_not(file, name):
-    """Positional arguments have a cotangent and no default; all others are keyword-only."""
+    """Positional arguments have a cotangent, and are left out as None; all others are keyword-only."""
     parameters = inspect.signature(getattr(module("reference", file), name)).parameters.values()
     for parameter in parameters:
-        assert parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        assert parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.VAR_KEYWORD)
         if parameter.kind == parameter.POSITIONAL_OR_KEYWORD:
-            assert parameter.default is parameter.empty
+            assert parameter.default in (parameter.empty, None)
 
 
 @each_component

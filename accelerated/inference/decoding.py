@@ -12,7 +12,7 @@ from accelerated.layers.attention import attention
 from accelerated.layers.embedding import known
 from accelerated.models.gpt import GPT
 from reference.inference.decoding import cache_shape, check_cache, check_finite, check_generation
-from reference.layers.attention import causal
+from reference.layers.mask import causal
 from reference.models.gpt import check_tokens
 
 NOT_FINITE = -1  # in place of a token that was drawn from such logits

@@ -1,9 +1,8 @@
-"""Elementwise nonlinearities, and softmax."""
+"""Elementwise nonlinearities."""
 
 import jax
-import jax.numpy as jnp
 
-__all__ = ["gelu", "gelu_tanh", "log_softmax", "softmax"]
+__all__ = ["gelu", "gelu_tanh"]
 
 
 def gelu(x):
@@ -13,30 +12,3 @@ def gelu(x):
 
 def gelu_tanh(x):
     return jax.nn.gelu(x, approximate=True)
-
-
-@jax.custom_vjp
-def softmax(x):
-    """Equals `reference.layers.activation.softmax`, its backward too; faster because JAX's own goes
-    through the maximum and both guards once more.  A row of -inf gives zeros.
-    """
-    highest = x.max(axis=-1, keepdims=True)
-    weights = jnp.exp(x - jnp.where(highest == -jnp.inf, 0, highest))
-    total = weights.sum(axis=-1, keepdims=True)
-    return weights * (1 / jnp.where(total == 0, 1, total))
-
-
-def _softmax_forward(x):
-    y = softmax(x)
-    return y, y
-
-
-def _softmax_backward(y, dy):
-    return (y * (dy - (y * dy).sum(axis=-1, keepdims=True)),)
-
-
-softmax.defvjp(_softmax_forward, _softmax_backward)
-
-
-def log_softmax(x):
-    return jax.nn.log_softmax(x, axis=-1)

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from accelerated.layers.activation import softmax
 from accelerated.layers.dropout import dropout
 from accelerated.layers.embedding import known
 from accelerated.layers.linear import Linear
+from accelerated.layers.softmax import softmax
 from reference.errors import InputError
-from reference.layers.attention import causal, check_heads
+from reference.layers.attention import check_heads
+from reference.layers.mask import causal
 
 __all__ = ["attention", "MultiHeadAttention"]
 
@@ -92,7 +93,7 @@ def visible(mask, t, s, positions=jnp.arange):
         return True
     if not callable(mask):
         return mask
-    return mask(positions(t.start, t.stop)[:, None], positions(s.start, s.stop))
+    return mask(positions(t.start, t.stop)[:, None], positions(s.start, s.stop)[None])
 
 
 def check_cudnn(implementation, q, *, mask, noise):

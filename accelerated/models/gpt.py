@@ -9,7 +9,7 @@ from accelerated.layers.embedding import Embed, known
 from accelerated.layers.loss import cross_entropy
 from accelerated.layers.normalization import LayerNorm
 from accelerated.layers.position import LearnedPosition
-from reference.layers.attention import causal
+from reference.layers.mask import causal
 from reference.models.gpt import check_tokens
 
 __all__ = ["GPT"]

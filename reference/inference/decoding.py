@@ -5,10 +5,11 @@ import numpy as np
 from reference import random
 from reference.errors import InputError
 from reference.inference.sampling import check_sampling, sample
-from reference.layers.attention import attention, causal, merge, split
+from reference.layers.attention import attention, merge, split
 from reference.layers.embedding import check_ids, check_integers, embed, unembed
 from reference.layers.feed_forward import feed_forward
 from reference.layers.linear import linear
+from reference.layers.mask import causal
 from reference.layers.normalization import layer_norm
 from reference.layers.position import learned_position
 from reference.models.gpt import check_tokens

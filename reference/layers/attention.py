@@ -3,16 +3,11 @@
 import numpy as np
 
 from reference.errors import InputError
-from reference.layers.activation import softmax
 from reference.layers.dropout import dropout
 from reference.layers.linear import linear
+from reference.layers.softmax import softmax
 
 __all__ = ["attention", "multi_head_attention"]
-
-
-def causal(t, s):
-    """The mask of a language model: position t may look at s if that is not in its future."""
-    return s <= t
 
 
 def attention(q, k, v, *, mask=None, rate=0.0, key=None):
@@ -97,7 +92,7 @@ def visible(mask, shape):
     """A mask as a boolean array: a function is asked for every pair of positions of (..., T, S)."""
     if not callable(mask):
         return mask
-    return mask(np.arange(shape[-2])[:, None], np.arange(shape[-1]))
+    return mask(np.arange(shape[-2])[:, None], np.arange(shape[-1])[None])
 
 
 def check_heads(width, heads):

@@ -3,8 +3,8 @@
 import numpy as np
 
 from reference.errors import InputError
-from reference.layers.activation import log_softmax
 from reference.layers.embedding import check_ids
+from reference.layers.softmax import log_softmax
 
 __all__ = ["cross_entropy"]
 

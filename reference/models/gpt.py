@@ -7,11 +7,12 @@ import numpy as np
 
 from reference import random, tree
 from reference.errors import InputError
-from reference.layers.attention import causal, check_heads
+from reference.layers.attention import check_heads
 from reference.layers.block import pre_norm_block
 from reference.layers.dropout import check_rate, dropout
 from reference.layers.embedding import check_ids, check_integers, embed, unembed
 from reference.layers.loss import cross_entropy
+from reference.layers.mask import causal
 from reference.layers.normalization import layer_norm
 from reference.layers.position import check_length, learned_position
 

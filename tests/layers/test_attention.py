@@ -10,7 +10,8 @@ import accelerated.layers.attention as twins
 from accelerated import functional
 from reference import random
 from reference.errors import InputError
-from reference.layers.attention import attention, causal, multi_head_attention
+from reference.layers.attention import attention, multi_head_attention
+from reference.layers.mask import causal
 from tests.mirror import assert_gradient, assert_mirror, random_like
 from tests.peers import peer
 

@@ -5,8 +5,8 @@ from flax import nnx
 from accelerated import functional
 from accelerated.layers.block import PreNormBlock
 from reference import random
-from reference.layers.attention import causal
 from reference.layers.block import pre_norm_block
+from reference.layers.mask import causal
 from tests.mirror import assert_gradient, assert_mirror, random_like
 
 
