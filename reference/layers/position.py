@@ -1,10 +1,12 @@
 """Where a token stands: attention alone sees a set, not a sequence."""
 
+from functools import lru_cache
+
 import numpy as np
 
 from reference.errors import InputError
 
-__all__ = ["learned_position"]
+__all__ = ["learned_position", "sinusoidal_position", "sinusoidal_position_concatenated"]
 
 
 def learned_position(params, x, *, offset=0):
@@ -31,6 +33,85 @@ def learned_position(params, x, *, offset=0):
         return {"embedding": dtable}, dy
 
     return y, backward
+
+
+def sinusoidal_position(x, *, offset=0):
+    """Add fixed waves of growing length, as printed in the paper: a step of k positions is then one
+    linear map wherever it starts, and no position is too late to have a vector.
+
+        PE(p, 2i) = sin(p θᵢ),   PE(p, 2i+1) = cos(p θᵢ),   θᵢ = 10000^(-2i/D)
+        yₜ = xₜ + PE(offset + t)
+
+    x (..., T, D) -> the same; its first token stands at `offset`, as in `learned_position`.  The
+    table is made in float64 and rounded once.
+    Raises InputError for an odd width.
+    Source: Vaswani et al. 2017, sec. 3.5; their code has `sinusoidal_position_concatenated`.
+
+    Backward: the table is fixed, so dx = dy.
+    """
+    check_waves(x.shape[-1], "paper")
+    y = x + waves(offset, *x.shape[-2:], "paper", True, x.dtype)
+
+    def backward(dy):
+        return dy
+
+    return y, backward
+
+
+def sinusoidal_position_concatenated(x, *, offset=0, spacing="tensor2tensor"):
+    """Add the same waves, first all sines and then all cosines, as the released code does.
+
+        PE(p) = [sin(p θ₀) sin(p θ₁) … | cos(p θ₀) cos(p θ₁) …],   yₜ = xₜ + PE(offset + t)
+        θᵢ = 10000^(-i/(D/2 - 1))   "tensor2tensor",   θᵢ = 10000^(-2i/D)   "paper"
+
+    x (..., T, D) -> the same; offset as in `learned_position`.
+    Raises InputError for an odd width, for one below 4 where D/2 - 1 divides, or another spacing.
+    spacing: "tensor2tensor" also in FSMT, "paper" in Hugging Face's Marian.
+    Source: Vaswani et al. 2017, sec. 3.5, and their code, tensor2tensor's get_timing_signal_1d.
+    Differs from the paper: there sine and cosine take turns, and θ has D/2 for D/2 - 1, with which
+    the longest wave only nearly has the length 2π 10000 of which the text speaks.
+
+    Backward: the table is fixed, so dx = dy.
+    """
+    check_waves(x.shape[-1], spacing)
+    y = x + waves(offset, *x.shape[-2:], spacing, False, x.dtype)
+
+    def backward(dy):
+        return dy
+
+    return y, backward
+
+
+def wave_frequencies(width, spacing):
+    """θ (D/2,) of the sinusoidal positions, in radians per position."""
+    steps = width // 2 - 1 if spacing == "tensor2tensor" else width // 2
+    return 10000.0 ** (-np.arange(width // 2) / steps)
+
+
+@lru_cache(maxsize=16)
+def waves(offset, length, width, spacing, interleaved, dtype):
+    """The table (T, D) of the positions from `offset` on, which nobody may write to.
+
+    The angles are in float64: in float32 one of 10,000 radians would be off by a thousandth.
+    """
+    angles = np.arange(offset, offset + length)[:, None] * wave_frequencies(width, spacing)
+    axis = -1 if interleaved else -2
+    table = np.stack([np.sin(angles), np.cos(angles)], axis).reshape(length, width).astype(dtype)
+    table.flags.writeable = False
+    return table
+
+
+def check_waves(width, spacing, *, axes=1):
+    """Raise InputError for a width or a spacing that `waves` cannot have, along so many axes."""
+    if spacing not in ("paper", "tensor2tensor"):
+        raise InputError(f"spacing is {spacing!r}; give 'paper' or 'tensor2tensor'")
+    multiple = 2 * axes
+    least = multiple if spacing == "paper" else 2 * multiple
+    if width % multiple or width < least:
+        raise InputError(
+            f"the width is {width}; sines and cosines in the spacing {spacing!r} need a multiple "
+            f"of {multiple}, at least {least}"
+        )
 
 
 def check_length(length, context):
