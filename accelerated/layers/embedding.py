@@ -6,9 +6,9 @@ import numpy as np
 from flax import nnx
 
 from accelerated.layers.linear import rows
-from reference.layers.embedding import check_ids, check_integers
+from reference.layers.embedding import check_ids, check_integers, check_segments
 
-__all__ = ["Embed"]
+__all__ = ["Embed", "SegmentEmbed"]
 
 
 class Embed(nnx.Module):
@@ -31,6 +31,17 @@ class Embed(nnx.Module):
 
     def unembed(self, x):
         return (rows(x) @ self.embedding[...].T).reshape(*x.shape[:-1], -1)
+
+
+class SegmentEmbed(Embed):
+    """One row for each kind of segment; one that has no row gives NaN, as in `Embed`."""
+
+    def __call__(self, x, *, segments):
+        check_integers(segments, name="segments")
+        if known(segments):
+            check_ids(np.asarray(segments), self.embedding.shape[0], name="segments")
+        check_segments(segments.shape, x.shape)
+        return x + super().__call__(ids=segments)
 
 
 def without_negatives(ids, vocabulary):

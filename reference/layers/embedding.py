@@ -5,7 +5,7 @@ import numpy as np
 from reference.errors import DtypeError, InputError
 from reference.layers.linear import rows
 
-__all__ = ["embed", "unembed"]
+__all__ = ["embed", "segment_embed", "unembed"]
 
 
 def embed(params, *, ids):
@@ -53,6 +53,35 @@ def unembed(params, x):
         return {"embedding": rows(dy).T @ rows(x)}, (rows(dy) @ table).reshape(x.shape)
 
     return y, backward
+
+
+def segment_embed(params, x, *, segments):
+    """Add a learned vector for the part of the text that a token belongs to, such as question or
+    answer: a sequence of several texts is no different from one of one text otherwise.
+
+        yₜ = xₜ + E[segmentₜ]
+
+    params: embedding E (S, D), a row for each kind of segment.  x (..., D) -> the same.
+    segments (...), integers in [0, S).
+    Raises DtypeError for segments that are no integers, InputError for one outside the table, or
+    unless there is one for each vector of x.
+    Used by BERT with S = 2, sentence A and sentence B.
+    Source: Devlin et al. 2018, sec. 3.
+
+    Backward: of a sum, each term gets dy;  dE as in `embed`,  dx = dy.
+    """
+    check_ids(segments, len(params["embedding"]), name="segments")
+    check_segments(segments.shape, x.shape)
+    added, embed_backward = embed(params, ids=segments)
+    return x + added, lambda dy: (embed_backward(dy), dy)
+
+
+def check_segments(segments, x):
+    """Raise InputError unless there is one segment for each vector; both are shapes."""
+    if tuple(segments) != tuple(x[:-1]):
+        raise InputError(
+            f"segments has shape {tuple(segments)}, x {tuple(x)}; give one segment for each vector"
+        )
 
 
 def check_ids(ids, vocabulary, *, name="ids", ignore=None):
