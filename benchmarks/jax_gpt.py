@@ -43,9 +43,10 @@ def loss(params, tokens, labels, config):
     length, table = tokens.shape[1], params["token"]["embedding"]
     x = (table[tokens] + params["position"]["embedding"][:length]).reshape(-1, config.width)
     for block in params["blocks"]:
-        x = x + attention(block["attention"], norm(block["attention_norm"], x), config, length)
-        hidden = linear(block["feed_forward"]["up"], norm(block["feed_forward_norm"], x))
-        x = x + linear(block["feed_forward"]["down"], jax.nn.gelu(hidden, approximate=True))
+        outer, part = block["attention"], block["feed_forward"]
+        x = x + attention(outer["sublayer"], norm(outer["norm"], x), config, length)
+        hidden = linear(part["sublayer"]["up"], norm(part["norm"], x))
+        x = x + linear(part["sublayer"]["down"], jax.nn.gelu(hidden, approximate=True))
     scores = jax.nn.log_softmax(norm(params["norm"], x) @ table.T)
     return -jnp.take_along_axis(scores, labels.reshape(-1, 1), axis=-1).mean()
 

@@ -69,9 +69,10 @@ class TorchGPT:
         x = functional.embedding(tokens, table) + positions
         for layer in range(self.config.layers):
             block = f"blocks.{layer}"
-            x = x + self.attention(f"{block}.attention", self.norm(f"{block}.attention_norm", x))
-            hidden = self.norm(f"{block}.feed_forward_norm", x)
-            x = x + self.feed_forward(f"{block}.feed_forward", hidden)
+            attention, feed_forward = f"{block}.attention", f"{block}.feed_forward"
+            x = x + self.attention(f"{attention}.sublayer", self.norm(f"{attention}.norm", x))
+            hidden = self.norm(f"{feed_forward}.norm", x)
+            x = x + self.feed_forward(f"{feed_forward}.sublayer", hidden)
         logits = functional.linear(self.norm("norm", x), table)[..., : self.config.vocabulary]
         return functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
 

@@ -22,14 +22,14 @@ from reference.training.checkpoint import check_fit, open_arrays, read_json
 MODULES = {
     "token": "wte",
     "position": "wpe",
-    "attention_norm": "ln_1",
-    "attention.query": "attn.c_attn",
-    "attention.key": "attn.c_attn",
-    "attention.value": "attn.c_attn",
-    "attention.out": "attn.c_proj",
-    "feed_forward_norm": "ln_2",
-    "feed_forward.up": "mlp.c_fc",
-    "feed_forward.down": "mlp.c_proj",
+    "attention.norm": "ln_1",
+    "attention.sublayer.query": "attn.c_attn",
+    "attention.sublayer.key": "attn.c_attn",
+    "attention.sublayer.value": "attn.c_attn",
+    "attention.sublayer.out": "attn.c_proj",
+    "feed_forward.norm": "ln_2",
+    "feed_forward.sublayer.up": "mlp.c_fc",
+    "feed_forward.sublayer.down": "mlp.c_proj",
     "norm": "ln_f",
 }
 SIZES = {
@@ -141,7 +141,7 @@ def _read(path, file, name):
 
 
 def _published_name(path):
-    """blocks.3.attention.query.kernel -> h.3.attn.c_attn.weight."""
+    """blocks.3.attention.sublayer.query.kernel -> h.3.attn.c_attn.weight."""
     module, leaf = path.rsplit(".", 1)
     place = ""
     if module.startswith("blocks."):

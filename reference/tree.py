@@ -2,7 +2,7 @@
 
     {"token": {"embedding": E}, "blocks": [{…}, {…}], "norm": {"scale": s, "bias": b}}
 
-A path names a leaf of it, as in the files of weights: "blocks.0.attention.query.kernel".
+A path names a leaf of it, as in the files of weights: "blocks.0.attention.norm.scale".
 """
 
 from reference.errors import InputError

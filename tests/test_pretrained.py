@@ -117,15 +117,19 @@ def by_our_names(model):
         "position": {"embedding": body.wpe.weight.grad.numpy()},
         "blocks": [
             {
-                "attention_norm": norm(block.ln_1),
                 "attention": {
-                    "query": part(block.attn.c_attn, 0),
-                    "key": part(block.attn.c_attn, 1),
-                    "value": part(block.attn.c_attn, 2),
-                    "out": linear(block.attn.c_proj),
+                    "norm": norm(block.ln_1),
+                    "sublayer": {
+                        "query": part(block.attn.c_attn, 0),
+                        "key": part(block.attn.c_attn, 1),
+                        "value": part(block.attn.c_attn, 2),
+                        "out": linear(block.attn.c_proj),
+                    },
                 },
-                "feed_forward_norm": norm(block.ln_2),
-                "feed_forward": {"up": linear(block.mlp.c_fc), "down": linear(block.mlp.c_proj)},
+                "feed_forward": {
+                    "norm": norm(block.ln_2),
+                    "sublayer": {"up": linear(block.mlp.c_fc), "down": linear(block.mlp.c_proj)},
+                },
             }
             for block in body.h
         ],
@@ -214,7 +218,10 @@ def test_names_and_order_are_those_of_new_weights(folder):
     for path, a in loaded.items():
         assert a.shape == new[path].shape and a.dtype == np.float32 and a.flags.c_contiguous
         assert a.base is None and a.flags.writeable
-    fused = [params["blocks"][1]["attention"][part]["bias"] for part in ("query", "key", "value")]
+    fused = [
+        params["blocks"][1]["attention"]["sublayer"][part]["bias"]
+        for part in ("query", "key", "value")
+    ]
     np.testing.assert_array_equal(np.concatenate(fused), arrays["h.1.attn.c_attn.bias"])
 
 

@@ -78,14 +78,13 @@ def decode(model, cache, *, tokens, start):
     mask = causal(t, s)
     x = model.position(model.token(ids=tokens), offset=start)
     for layer, block in enumerate(model.blocks):
-        part, attention_input = block.attention, block.attention_norm(x)
-        parts = (part.query, part.key, part.value)
-        q, k, v = (part.split(project(attention_input)) for project in parts)
+        part, read = block.attention.sublayer, block.attention.norm(x)
+        q, k, v = part.project(read, read)
         new = jnp.stack((k, v))[None]
         cache = jax.lax.dynamic_update_slice(cache, new, (layer, 0, 0, 0, start, 0))
         keys, values = cache[layer]
         h = x + part.out(part.merge(attention(q, keys, values, mask=mask)))
-        x = h + block.feed_forward(block.feed_forward_norm(h))
+        x = block.feed_forward(h)
     logits = model.token.unembed(model.norm(x))
     return jnp.where(t[-1] < len(s), logits, jnp.nan), cache
 

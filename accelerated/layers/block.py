@@ -1,4 +1,4 @@
-"""Sub-layers wired together by residual connections."""
+"""A layer of a Transformer, and how a stack of equal ones is compiled."""
 
 from functools import partial
 
@@ -7,28 +7,54 @@ import jax.numpy as jnp
 from flax import nnx
 
 from accelerated import functional
-from accelerated.layers.attention import MultiHeadAttention
 from accelerated.layers.dropout import dropout
-from accelerated.layers.feed_forward import FeedForward
-from accelerated.layers.normalization import LayerNorm
 
-__all__ = ["PreNormBlock"]
+__all__ = ["DecoderBlock", "ParallelBlock", "TransformerBlock"]
 
 
-class PreNormBlock(nnx.Module):
-    def __init__(self, width, *, heads, hidden, rngs, implementation=None):
-        attention = {"heads": heads, "implementation": implementation}
-        self.attention_norm = LayerNorm(width, rngs=rngs)
-        self.attention = MultiHeadAttention(width, **attention, rngs=rngs)
-        self.feed_forward_norm = LayerNorm(width, rngs=rngs)
-        self.feed_forward = FeedForward(width, hidden=hidden, rngs=rngs)
+class TransformerBlock(nnx.Module):
+    """attention and feed_forward are modules;  wiring makes one of a sub-layer, such as
+    `partial(PreNorm, norm=partial(LayerNorm, width))`.  A call's options are the attention's.
+    """
 
-    def __call__(self, x, *, mask=None, rate=0.0, key=None):
+    def __init__(self, *, attention, feed_forward, wiring):
+        self.attention, self.feed_forward = wiring(attention), wiring(feed_forward)
+
+    def __call__(self, x, *others, rate=0.0, key=None, **options):
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
-        attention_output = self.attention(self.attention_norm(x), mask=mask, rate=rate, key=keys[0])
-        h = x + dropout(attention_output, rate=rate, key=keys[1])
-        feed_forward_output = self.feed_forward(self.feed_forward_norm(h))
-        return h + dropout(feed_forward_output, rate=rate, key=keys[2])
+        options |= {"rate": rate, "key": keys[0]}
+        h = self.attention(x, *others, options=options, rate=rate, key=keys[1])
+        return self.feed_forward(h, rate=rate, key=keys[2])
+
+
+class DecoderBlock(nnx.Module):
+    """As `TransformerBlock`; `cross_options` are a dict of the cross-attention's."""
+
+    def __init__(self, *, attention, cross_attention, feed_forward, wiring):
+        self.attention, self.cross_attention = wiring(attention), wiring(cross_attention)
+        self.feed_forward = wiring(feed_forward)
+
+    def __call__(self, x, memory, *others, rate=0.0, key=None, cross_options=None, **options):
+        keys = (None,) * 5 if key is None else jax.random.split(key, 5)
+        options |= {"rate": rate, "key": keys[0]}
+        cross = (cross_options or {}) | {"rate": rate, "key": keys[2]}
+        h = self.attention(x, *others, options=options, rate=rate, key=keys[1])
+        c = self.cross_attention(h, memory, options=cross, rate=rate, key=keys[3])
+        return self.feed_forward(c, rate=rate, key=keys[4])
+
+
+class ParallelBlock(nnx.Module):
+    """As `TransformerBlock`; norm makes its one norm."""
+
+    def __init__(self, *, attention, feed_forward, norm):
+        self.norm, self.attention, self.feed_forward = norm(), attention, feed_forward
+
+    def __call__(self, x, *others, drop=dropout, rate=0.0, key=None, **options):
+        keys = (None, None, None) if key is None else jax.random.split(key, 3)
+        n = self.norm(x)
+        read = self.attention(n, *others, rate=rate, key=keys[0], **options)
+        thought = self.feed_forward(n)
+        return x + drop(read, rate=rate, key=keys[1]) + drop(thought, rate=rate, key=keys[2])
 
 
 def stack_of(layers, make, *, rngs):

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-__all__ = ["log_softmax", "softmax"]
+__all__ = ["log_softmax", "softmax", "softmax_with_sink"]
 
 
 @jax.custom_vjp
@@ -31,3 +31,10 @@ softmax.defvjp(_softmax_forward, _softmax_backward)
 
 def log_softmax(x):
     return jax.nn.log_softmax(x, axis=-1)
+
+
+def softmax_with_sink(x, sink):
+    score = sink[:, None, None].astype(x.dtype)
+    highest = jax.lax.stop_gradient(jnp.maximum(x.max(axis=-1, keepdims=True), score))
+    weights = jnp.exp(x - highest)
+    return weights / (weights.sum(axis=-1, keepdims=True) + jnp.exp(score - highest))

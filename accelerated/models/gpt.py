@@ -1,14 +1,19 @@
 """GPT: a stack of causal pre-norm blocks that predicts the next token."""
 
+from functools import partial
+
 import jax
 from flax import nnx
 
-from accelerated.layers.block import PreNormBlock, stack_of, through
+from accelerated.layers.attention import MultiHeadAttention
+from accelerated.layers.block import TransformerBlock, stack_of, through
 from accelerated.layers.dropout import dropout
 from accelerated.layers.embedding import Embed, known
+from accelerated.layers.feed_forward import FeedForward
 from accelerated.layers.loss import cross_entropy
 from accelerated.layers.normalization import LayerNorm
 from accelerated.layers.position import LearnedPosition
+from accelerated.layers.residual import PreNorm
 from reference.layers.mask import causal
 from reference.models.gpt import check_tokens
 
@@ -25,8 +30,12 @@ class GPT(nnx.Module):
 
     def __init__(self, config, *, rngs, attention=None, unroll=None, recompute=None):
         def block(rngs):
-            sizes = {"heads": config.heads, "hidden": 4 * config.width}
-            return PreNormBlock(config.width, **sizes, rngs=rngs, implementation=attention)
+            options = {"heads": config.heads, "implementation": attention, "rngs": rngs}
+            return TransformerBlock(
+                attention=MultiHeadAttention(config.width, **options),
+                feed_forward=FeedForward(config.width, hidden=4 * config.width, rngs=rngs),
+                wiring=partial(PreNorm, norm=partial(LayerNorm, config.width)),
+            )
 
         self.config, self.compiled = config, {"unroll": unroll, "recompute": recompute}
         self.token = Embed(config.vocabulary, config.width, rngs=rngs)

@@ -1,5 +1,7 @@
 """Writing text one token at a time, without reading it all again for each."""
 
+from functools import partial
+
 import numpy as np
 
 from reference import random
@@ -12,6 +14,7 @@ from reference.layers.linear import linear
 from reference.layers.mask import causal
 from reference.layers.normalization import layer_norm
 from reference.layers.position import learned_position
+from reference.layers.residual import pre_norm
 from reference.models.gpt import check_tokens
 
 
@@ -57,20 +60,18 @@ def decode(params, cache, *, tokens, start, config):
     embedded, _ = embed(params["token"], ids=tokens)
     x, _ = learned_position(params["position"], embedded, offset=start)
     for block, block_cache in zip(params["blocks"], cache, strict=True):
-        attention_input, _ = layer_norm(block["attention_norm"], x)
-        h = x + attend(block["attention"], attention_input, block_cache, start=start)
-        feed_forward_input, _ = layer_norm(block["feed_forward_norm"], h)
-        thought, _ = feed_forward(block["feed_forward"], feed_forward_input)
-        x = h + thought
+        attend = partial(cached_attention, cache=block_cache, start=start)
+        h, _ = pre_norm(block["attention"], x, sublayer=attend)
+        x, _ = pre_norm(block["feed_forward"], h, sublayer=feed_forward)
     normed, _ = layer_norm(params["norm"], x)
     return unembed(params["token"], normed)[0]
 
 
-def attend(params, x, cache, *, start):
+def cached_attention(params, x, *, cache, start):
     """`multi_head_attention` of new positions over themselves and those in the cache.
 
-    params as there; x (B, T, D), cache (2, B, H, S, K) -> (B, T, D).  Writes the new keys and
-    values into the cache.
+    params as there; x (B, T, D), cache (2, B, H, S, K) -> (B, T, D), and no backward.  Writes the
+    new keys and values into the cache.
     """
     heads, end = cache.shape[2], start + x.shape[1]
     q, k, v = (split(linear(params[name], x)[0], heads) for name in ("query", "key", "value"))
@@ -78,7 +79,7 @@ def attend(params, x, cache, *, start):
     cache[1, :, :, start:end] = v
     keys, values = cache[:, :, :, :end]
     context, _ = attention(q, keys, values, mask=lambda t, s: causal(start + t, s))
-    return linear(params["out"], merge(context))[0]
+    return linear(params["out"], merge(context))[0], None
 
 
 def make_cache(config, *, batch, length, dtype):

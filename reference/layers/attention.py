@@ -1,80 +1,203 @@
-"""Attention: each position reads from the positions it may see."""
+"""Attention: each position reads from the positions it may see.
+
+`attention` is the formula; the rest is where its queries, keys and values come from.
+"""
 
 import numpy as np
 
 from reference.errors import InputError
+from reference.layers.activation import soft_cap as cap_scores
 from reference.layers.dropout import dropout
 from reference.layers.linear import linear
-from reference.layers.softmax import softmax
+from reference.layers.normalization import query_key_norm
+from reference.layers.softmax import softmax, softmax_with_sink
 
-__all__ = ["attention", "multi_head_attention"]
+__all__ = ["attention", "cross_attention", "multi_head_attention"]
 
 
-def attention(q, k, v, *, mask=None, rate=0.0, key=None):
+def attention(
+    q, k, v, bias=None, sink=None, *, mask=None, scale=None, soft_cap=None, rate=0.0, key=None
+):
     """Average the values, weighted by how well query and key agree.
 
         A = softmax(q kᵀ / √K),   y = dropout(A) v
 
     q (..., T, K), k and v (..., S, K) -> y (..., T, K).  The leading axes, such as batch and heads,
-    are those of three separate problems.  mask: a function of positions t and s, such as `causal`,
-    or a boolean array that broadcasts to (..., T, S); True where a query may look.  A query that
-    may look nowhere gets zeros.  With a key, dropout on the weights.
+    are those of separate problems.  mask: one of `mask.py`, a function of positions t and s, or a
+    boolean array that broadcasts to (..., T, S); True where a query may look.  A query that may
+    look nowhere gets zeros.  With a key, dropout on the weights.
+    What later systems add: bias, broadcast to (..., T, S), is added to the scores (T5, ALiBi);
+    sink (H,), as in `softmax_with_sink` (GPT-OSS); scale in place of 1/√K (T5 and GPT-Neo: 1);
+    soft_cap c: scores pass `soft_cap` before the mask (Gemma 2).
     Source: Vaswani et al. 2017, eq. 1.
 
     Backward: y = A v is a product, and so are the scores, so each factor is differentiated by the
     other:  dv = Aᵀ dy,  dA = dy vᵀ,  dscores = softmax's backward of dA,
-        dq = dscores k / √K,   dk = dscoresᵀ q / √K.
+        dq = dscores k / √K,   dk = dscoresᵀ q / √K,   dbias = dscores, summed as it was broadcast.
     """
-    scale = q.shape[-1] ** -0.5
-    scores = (q * scale) @ k.mT
+    scale_by = q.shape[-1] ** -0.5 if scale is None else scale
+    scores = (q * scale_by) @ k.mT
+    if bias is not None:
+        scores += bias
+    seen, cap_backward = (scores, None) if soft_cap is None else cap_scores(scores, cap=soft_cap)
     if mask is not None:
-        np.copyto(scores, -np.inf, where=~visible(mask, scores.shape))
-    weights, softmax_backward = softmax(scores)
+        np.copyto(seen, -np.inf, where=~visible(mask, seen.shape))
+    weights, softmax_backward = softmax(seen) if sink is None else softmax_with_sink(seen, sink)
     kept, dropout_backward = dropout(weights, rate=rate, key=key)
     y = kept @ v
 
     def backward(dy):
         dv = kept.mT @ dy
-        dscores = softmax_backward(dropout_backward(dy @ v.mT))
-        dq = scale * (dscores @ k)
-        dk = scale * (dscores.mT @ q)
-        return dq, dk, dv
+        dseen, dsink = softmax_backward(dropout_backward(dy @ v.mT)), None
+        if sink is not None:
+            dseen, dsink = dseen
+        dscores = dseen if soft_cap is None else cap_backward(dseen)
+        dq = scale_by * (dscores @ k)
+        dk = scale_by * (dscores.mT @ q)
+        dbias = None if bias is None else sum_to(bias.shape, dscores)
+        return dq, dk, dv, dbias, dsink
 
     return y, backward
 
 
-def multi_head_attention(params, x, *, heads, mask=None, rate=0.0, key=None):
+def multi_head_attention(params, x, bias=None, **options):
     """Attend in H subspaces at once, and mix what the heads read.
 
-        headₕ = attention(q, k, v) of the h-th K of the D features,   K = D / H
+        headₕ = attention(q, k, v) of the h-th K of the features of each
         y = Concat(head₁ … head_H) W_out
 
-    params: query, key, value, out, each a `linear` of D -> D.  x (B, T, D) -> y (B, T, D).  mask as
-    in `attention`, over (B, H, T, T); rate and key: dropout on the attention weights.
-    Raises InputError unless the heads divide the width.
+    It is `cross_attention` of a sequence to itself, and has its parameters and options.
+    x (B, T, D) -> y (B, T, D).
     Source: Vaswani et al. 2017, sec. 3.2.2.
 
-    Backward: that of each step in turn; x was read three times, so its gradient is a sum.
+    Backward: that of each step in turn; x is read on both sides, so its gradient is a sum.
     """
-    check_heads(x.shape[-1], heads)
-    q, query_backward = linear(params["query"], x)
-    k, key_backward = linear(params["key"], x)
-    v, value_backward = linear(params["value"], x)
+    y, cross_backward = cross_attention(params, x, x, bias, **options)
+
+    def backward(dy):
+        dparams, dx, dmemory, dbias = cross_backward(dy)
+        return dparams, dx + dmemory, dbias
+
+    return y, backward
+
+
+def cross_attention(
+    params,
+    x,
+    memory,
+    bias=None,
+    *,
+    heads,
+    groups=None,
+    mask=None,
+    rotary=None,
+    scale=None,
+    soft_cap=None,
+    rate=0.0,
+    key=None,
+):
+    """One sequence asks, another answers: how a decoder reads what its encoder made of the source.
+
+        q = x W_query,   k = memory W_key,   v = memory W_value
+        y = Concat over the heads of attention(q, k, v), W_out
+
+    params: query (D -> H K), key and value (D -> G K), out (H K -> D), each a `linear`; where
+    given, norm, of a `query_key_norm`, and sink (H,).
+    x (B, T, D), memory (B, S, D) -> y (B, T, D).
+    groups: with G < H heads of keys and values, each serves H / G heads of queries: less to keep
+    while decoding.  G = 1 is multi-query attention, G = H (the default) multi-head.
+    rotary: `rotary_pairs` or `rotary_halves` with its frequencies, to turn queries and keys by.
+    bias, mask, scale, soft_cap, rate, key: as in `attention`, over (B, H, T, S).
+    Raises InputError unless the heads divide the width, and the groups the heads.
+    Source: Vaswani et al. 2017, sec. 3.2.3; groups: Shazeer 2019, sec. 3, Ainslie et al. 2023.
+
+    Backward: that of each step in turn; a group's gradient is the sum over the heads it serves.
+    """
+    shared = heads if groups is None else groups
+    (q, k, v), project_backward = project(params, x, memory, heads, shared, rotary)
     context, attention_backward = attention(
-        split(q, heads), split(k, heads), split(v, heads), mask=mask, rate=rate, key=key
+        *(q, k, v, bias, params.get("sink")),
+        mask=mask,
+        scale=scale,
+        soft_cap=soft_cap,
+        rate=rate,
+        key=key,
     )
     y, out_backward = linear(params["out"], merge(context))
 
     def backward(dy):
         dout, dcontext = out_backward(dy)
-        dq, dk, dv = attention_backward(split(dcontext, heads))
-        dquery, dx_query = query_backward(merge(dq))
-        dkey, dx_key = key_backward(merge(dk))
-        dvalue, dx_value = value_backward(merge(dv))
-        dparams = {"query": dquery, "key": dkey, "value": dvalue, "out": dout}
-        return dparams, dx_query + dx_key + dx_value
+        dq, dk, dv, dbias, dsink = attention_backward(split(dcontext, heads))
+        dparams, dx, dmemory = project_backward(dq, dk, dv)
+        dparams |= {"out": dout} if dsink is None else {"out": dout, "sink": dsink}
+        return dparams, dx, dmemory, dbias
 
     return y, backward
+
+
+def project(params, x, memory, heads, groups, rotary):
+    """Queries (B, H, T, K), keys and values (B, H, S, K), normed and turned where a layer does so.
+
+    Their `backward` takes dq, dk and dv to dparams, dx and dmemory.
+    """
+    check_heads(params["query"]["kernel"].shape[-1], heads, groups)
+    wide_q, query_backward = linear(params["query"], x)
+    wide_k, key_backward = linear(params["key"], memory)
+    wide_v, value_backward = linear(params["value"], memory)
+    split_q, split_k = split(wide_q, heads), split(wide_k, groups)
+    turned, turn_backward = normed_and_turned(params, split_q, split_k, rotary)
+    serves = heads // groups
+    q, k, v = turned[0], repeat(turned[1], serves), repeat(split(wide_v, groups), serves)
+
+    def backward(dq, dk, dv):
+        dnorm, dsplit_q, dsplit_k = turn_backward(dq, sum_groups(dk, serves))
+        dquery, dx = query_backward(merge(dsplit_q))
+        dkey, dmemory_key = key_backward(merge(dsplit_k))
+        dvalue, dmemory_value = value_backward(merge(sum_groups(dv, serves)))
+        dparams = {"query": dquery, "key": dkey, "value": dvalue} | dnorm
+        return dparams, dx, dmemory_key + dmemory_value
+
+    return (q, k, v), backward
+
+
+def normed_and_turned(params, q, k, rotary):
+    """Queries and keys after `query_key_norm` and `rotary`, where a layer has them."""
+    normed, norm_backward = (q, k), None
+    if "norm" in params:
+        normed, norm_backward = query_key_norm(params["norm"], q, k)
+    turned, turn_backwards = normed, None
+    if rotary is not None:
+        turned, turn_backwards = zip(*(rotary(a) for a in normed), strict=True)
+
+    def backward(dq, dk):
+        dnormed = dq, dk
+        if rotary is not None:
+            dnormed = tuple(turn(d) for turn, d in zip(turn_backwards, dnormed, strict=True))
+        if norm_backward is None:
+            return {}, *dnormed
+        dnorm, dq_in, dk_in = norm_backward(dnormed)
+        return {"norm": dnorm}, dq_in, dk_in
+
+    return turned, backward
+
+
+def repeat(a, times):
+    """(B, G, S, K) -> (B, H, S, K): each head as often as it serves."""
+    return a if times == 1 else np.repeat(a, times, axis=-3)
+
+
+def sum_groups(da, times):
+    """The backward of `repeat`: the sum over the heads that were made of one."""
+    if times == 1:
+        return da
+    return da.reshape(*da.shape[:-3], -1, times, *da.shape[-2:]).sum(axis=-3)
+
+
+def sum_to(shape, da):
+    """The backward of broadcasting `shape` to that of da: a sum over each axis that was made."""
+    leading = da.ndim - len(shape)
+    made = tuple(i + leading for i, n in enumerate(shape) if n == 1 and da.shape[i + leading] > 1)
+    return da.sum(axis=(*range(leading), *made), keepdims=True).reshape(shape)
 
 
 def split(a, heads):
@@ -95,7 +218,9 @@ def visible(mask, shape):
     return mask(np.arange(shape[-2])[:, None], np.arange(shape[-1])[None])
 
 
-def check_heads(width, heads):
-    """Raise InputError unless each head gets the same number of features."""
+def check_heads(width, heads, groups=None):
+    """Raise InputError unless each head gets as many features, and each group as many heads."""
     if heads < 1 or width % heads:
         raise InputError(f"{heads} heads do not divide the width {width}; give a divisor of it")
+    if groups is not None and (groups < 1 or heads % groups):
+        raise InputError(f"{groups} groups do not divide the {heads} heads; give a divisor of them")

@@ -1,57 +1,142 @@
-"""Sub-layers wired together by residual connections."""
+"""A layer of a Transformer: positions exchange what they know, then each one thinks.
+
+The parts are chosen where a block is used: which attention, which feed-forward, how they are wired
+to the stream (`residual.py`), which norm.  GPT-2's block is the default of each:
+
+    transformer_block(params, x, attention=partial(multi_head_attention, heads=12, mask=causal))
+"""
+
+from functools import partial
 
 from reference import random
-from reference.layers.attention import multi_head_attention
 from reference.layers.dropout import dropout
-from reference.layers.feed_forward import feed_forward
+from reference.layers.feed_forward import feed_forward as plain_feed_forward
 from reference.layers.normalization import layer_norm
+from reference.layers.residual import pre_norm
 
-__all__ = ["pre_norm_block"]
+__all__ = ["decoder_block", "parallel_block", "transformer_block"]
 
 
-def pre_norm_block(params, x, *, heads, mask=None, rate=0.0, key=None):
-    """Attend, add; compute, add: each sub-layer reads a normalized copy of the residual stream.
+def transformer_block(
+    params,
+    x,
+    *others,
+    attention,
+    feed_forward=plain_feed_forward,
+    wiring=pre_norm,
+    rate=0.0,
+    key=None,
+):
+    """Attention, then the feed-forward, each wired to the stream: encoders and GPTs are this alone.
 
-        h = x + dropout(attention(norm(x))),   y = h + dropout(feed_forward(norm(h)))
+        h = wiring(attention)(x),   y = wiring(feed_forward)(h)
 
-    params: attention_norm, attention, feed_forward_norm, feed_forward.  x (B, T, D) -> y (B, T, D).
-    Dropout's keys, in the order of `split`: attention weights, attention, feed-forward.
-    Raises InputError unless the heads divide the width.
-    Source: Radford et al. 2019, sec. 2.3.
-    Differs from Vaswani et al. 2017, who normalize after the addition.
+    params: attention and feed_forward, each of that wiring.  x (B, T, D) -> y (B, T, D); others:
+    what the attention also reads, such as a bias on its scores.  wiring: of `residual.py`, with its
+    norm, if another than `layer_norm`, bound.
+    rate and key: dropout; keys in the order of `split`: attention weights, attention, feed-forward.
+    Source: Vaswani et al. 2017, sec. 3.1.
 
-    Backward: where the stream forks, gradients add:  dh = dy + (through the feed-forward),
-        dx = dh + (through attention).
+    Backward: that of each in turn, from the last to the first.
     """
     keys = (None, None, None) if key is None else random.split(key, 3)
-    attention_input, attention_norm_backward = layer_norm(params["attention_norm"], x)
-    attention_output, attention_backward = multi_head_attention(
-        params["attention"], attention_input, heads=heads, mask=mask, rate=rate, key=keys[0]
+    attend = partial(attention, rate=rate, key=keys[0])
+    h, attention_backward = wiring(
+        params["attention"], x, *others, sublayer=attend, rate=rate, key=keys[1]
     )
-    attention_kept, attention_dropout_backward = dropout(attention_output, rate=rate, key=keys[1])
-    h = x + attention_kept
-
-    feed_forward_input, feed_forward_norm_backward = layer_norm(params["feed_forward_norm"], h)
-    feed_forward_output, feed_forward_backward = feed_forward(
-        params["feed_forward"], feed_forward_input
+    y, feed_forward_backward = wiring(
+        params["feed_forward"], h, sublayer=feed_forward, rate=rate, key=keys[2]
     )
-    feed_forward_kept, feed_forward_dropout_backward = dropout(
-        feed_forward_output, rate=rate, key=keys[2]
-    )
-    y = h + feed_forward_kept
 
     def backward(dy):
-        dfeed_forward, dinput = feed_forward_backward(feed_forward_dropout_backward(dy))
-        dfeed_forward_norm, dh_inside = feed_forward_norm_backward(dinput)
-        dh = dy + dh_inside
-        dattention, dinput = attention_backward(attention_dropout_backward(dh))
-        dattention_norm, dx_inside = attention_norm_backward(dinput)
-        dparams = {
-            "attention_norm": dattention_norm,
-            "attention": dattention,
-            "feed_forward_norm": dfeed_forward_norm,
-            "feed_forward": dfeed_forward,
-        }
-        return dparams, dh + dx_inside
+        dfeed_forward, dh = feed_forward_backward(dy)
+        dattention, dx, *dothers = attention_backward(dh)
+        return {"attention": dattention, "feed_forward": dfeed_forward}, dx, *dothers
 
     return y, backward
+
+
+def decoder_block(
+    params,
+    x,
+    memory,
+    *others,
+    attention,
+    cross_attention,
+    feed_forward=plain_feed_forward,
+    wiring=pre_norm,
+    rate=0.0,
+    key=None,
+):
+    """A block that also reads another sequence, what an encoder made of the source.
+
+        h = wiring(attention)(x),   c = wiring(cross_attention)(h, memory)
+        y = wiring(feed_forward)(c)
+
+    params: attention, cross_attention, feed_forward, each of that wiring.  x (B, T, D), memory
+    (B, S, D) -> y (B, T, D); others and wiring as in `transformer_block`.  Dropout's keys, in the
+    order of `split`: the weights of attention and attention, of cross-attention and
+    cross-attention, feed-forward.
+    Source: Vaswani et al. 2017, sec. 3.1, "Decoder".
+
+    Backward: that of each in turn, from the last to the first.
+    """
+    keys = (None,) * 5 if key is None else random.split(key, 5)
+    attend = partial(attention, rate=rate, key=keys[0])
+    cross_attend = partial(cross_attention, rate=rate, key=keys[2])
+    h, attention_backward = wiring(
+        params["attention"], x, *others, sublayer=attend, rate=rate, key=keys[1]
+    )
+    c, cross_attention_backward = wiring(
+        params["cross_attention"], h, memory, sublayer=cross_attend, rate=rate, key=keys[3]
+    )
+    y, feed_forward_backward = wiring(
+        params["feed_forward"], c, sublayer=feed_forward, rate=rate, key=keys[4]
+    )
+
+    def backward(dy):
+        dfeed_forward, dc = feed_forward_backward(dy)
+        dcross_attention, dh, dmemory, *_ = cross_attention_backward(dc)
+        dattention, dx, *dothers = attention_backward(dh)
+        dparams = {"attention": dattention, "cross_attention": dcross_attention}
+        return dparams | {"feed_forward": dfeed_forward}, dx, dmemory, *dothers
+
+    return y, backward
+
+
+def parallel_block(
+    params,
+    x,
+    *others,
+    attention,
+    feed_forward=plain_feed_forward,
+    norm=layer_norm,
+    drop=dropout,
+    rate=0.0,
+    key=None,
+):
+    """Attention and feed-forward side by side, from one norm: their products can run as one.
+
+        n = norm(x),   y = x + drop(attention(n)) + drop(feed_forward(n))
+
+    params: norm, attention, feed_forward.  x (B, T, D) -> y (B, T, D); others and the keys of
+    dropout as in `transformer_block`.  Used by GPT-J and PaLM.
+    Source: Wang & Komatsuzaki 2021, "GPT-J-6B";  Chowdhery et al. 2022, "PaLM", sec. 2.
+
+    Backward: n is read twice, so its gradient is a sum; and the stream adds its own.
+    """
+    keys = (None, None, None) if key is None else random.split(key, 3)
+    n, norm_backward = norm(params["norm"], x)
+    read, attention_backward = attention(params["attention"], n, *others, rate=rate, key=keys[0])
+    thought, feed_forward_backward = feed_forward(params["feed_forward"], n)
+    read_kept, read_drop_backward = drop(read, rate=rate, key=keys[1])
+    thought_kept, thought_drop_backward = drop(thought, rate=rate, key=keys[2])
+
+    def backward(dy):
+        dattention, dn_read, *dothers = attention_backward(read_drop_backward(dy))
+        dfeed_forward, dn_thought = feed_forward_backward(thought_drop_backward(dy))
+        dnorm, dx = norm_backward(dn_read + dn_thought)
+        dparams = {"norm": dnorm, "attention": dattention, "feed_forward": dfeed_forward}
+        return dparams, dy + dx, *dothers
+
+    return x + read_kept + thought_kept, backward

@@ -1,8 +1,8 @@
-"""Scores to probabilities."""
+"""Scores to probabilities: any numbers become shares of one, and only differences count."""
 
 import numpy as np
 
-__all__ = ["log_softmax", "softmax"]
+__all__ = ["log_softmax", "softmax", "softmax_with_sink"]
 
 
 def softmax(x):
@@ -48,5 +48,36 @@ def log_softmax(x):
 
     def backward(dy):
         return dy - np.exp(y) * dy.sum(axis=-1, keepdims=True)
+
+    return y, backward
+
+
+def softmax_with_sink(x, sink):
+    """`softmax` over the last axis and one score more, which nothing is read from: a head that
+    finds nothing worth its attention can give it away.
+
+        y = exp x / (exp sink + Σ exp x)
+
+    x (..., H, T, S), sink (H,), a learned score for each head -> y (..., H, T, S), whose rows sum
+    to less than 1.  A row of -inf gives zeros.  Used by GPT-OSS; with sink = 0 it is Miller's
+    "softmax plus one".
+    Source: Xiao et al. 2023, "Efficient streaming language models with attention sinks", sec. 3.3,
+    has the sink with the score 0.
+
+    Backward: softmax's, for the sink's own share of the rest reaches no output but through the sum,
+        dx = y ∘ (dy - Σ y ∘ dy),   dsink = -Σ (1 - Σ y) (Σ y ∘ dy).
+    """
+    score = sink[:, None, None]
+    highest = np.maximum(x.max(axis=-1, keepdims=True), score)
+    weights = np.exp(x - highest)
+    share = np.exp(score - highest)
+    total = weights.sum(axis=-1, keepdims=True) + share
+    y = np.divide(weights, total, out=weights)
+
+    def backward(dy):
+        mean_dy = np.vecdot(y, dy)[..., None]
+        dscore = -(share / total) * mean_dy
+        dsink = dscore.reshape(-1, *dscore.shape[-3:]).sum(axis=(0, 2, 3))
+        return y * (dy - mean_dy), dsink
 
     return y, backward

@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from reference import random, tree
 from reference.errors import InputError
-from reference.layers.attention import check_heads
-from reference.layers.block import pre_norm_block
+from reference.layers.attention import check_heads, multi_head_attention
+from reference.layers.block import transformer_block
 from reference.layers.dropout import check_rate, dropout
 from reference.layers.embedding import check_ids, check_integers, embed, unembed
 from reference.layers.loss import cross_entropy
@@ -74,10 +75,11 @@ def gpt(params, *, tokens, config, key=None):
     x, embedding_dropout_backward = dropout(placed, rate=config.dropout, key=embedding_key)
 
     block_backwards = []
+    attention = partial(multi_head_attention, heads=config.heads, mask=causal)
     for layer, block in enumerate(params["blocks"]):
         block_key = None if key is None else random.fold_in(key, layer)
-        x, block_backward = pre_norm_block(
-            block, x, heads=config.heads, mask=causal, rate=config.dropout, key=block_key
+        x, block_backward = transformer_block(
+            block, x, attention=attention, rate=config.dropout, key=block_key
         )
         block_backwards.append(block_backward)
 
@@ -89,7 +91,7 @@ def gpt(params, *, tokens, config, key=None):
         dnorm, dx = norm_backward(dnormed)
         dblocks = []
         for block_backward in reversed(block_backwards):
-            dblock, dx = block_backward(dx)
+            dblock, dx, _ = block_backward(dx)
             dblocks.append(dblock)
         dposition, dembedded = position_backward(embedding_dropout_backward(dx))
         dtoken = tree.map(np.add, token_backward(dembedded), dtoken_as_output)
@@ -156,11 +158,11 @@ def parameter_shapes(config):
     def linear(inputs, outputs):
         return {"kernel": (inputs, outputs), "bias": (outputs,)}
 
+    attention = {part: linear(width, width) for part in ("query", "key", "value", "out")}
+    feed_forward = {"up": linear(width, 4 * width), "down": linear(4 * width, width)}
     block = {
-        "attention_norm": norm,
-        "attention": {part: linear(width, width) for part in ("query", "key", "value", "out")},
-        "feed_forward_norm": norm,
-        "feed_forward": {"up": linear(width, 4 * width), "down": linear(4 * width, width)},
+        "attention": {"norm": norm, "sublayer": attention},
+        "feed_forward": {"norm": norm, "sublayer": feed_forward},
     }
     params = {
         "token": {"embedding": (config.vocabulary, width)},

@@ -74,7 +74,7 @@ def test_the_gate_finds_a_wrong_gradient_and_names_it(monkeypatch):
 
         def slightly_wrong(dloss):
             gradients = backward(dloss)
-            gradients["blocks"][1]["feed_forward"]["up"]["kernel"][3, 4] *= 1 + 1e-6
+            gradients["blocks"][1]["feed_forward"]["sublayer"]["up"]["kernel"][3, 4] *= 1 + 1e-6
             return gradients
 
         return loss, slightly_wrong

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +10,12 @@ from hypothesis import strategies as st
 
 import accelerated.layers.attention as twins
 from accelerated import functional
+from accelerated.layers.rotary import rotary_halves as twin_rotary_halves
 from reference import random
 from reference.errors import InputError
-from reference.layers.attention import attention, multi_head_attention
-from reference.layers.mask import causal
+from reference.layers.attention import attention, cross_attention, multi_head_attention
+from reference.layers.mask import causal, sliding_window
+from reference.layers.rotary import rotary_frequencies, rotary_halves
 from tests.mirror import assert_gradient, assert_mirror, random_like
 from tests.peers import peer
 
@@ -105,6 +109,7 @@ def test_cudnn_gets_what_it_wants(monkeypatch):
         (np.float32, {}, "was given float32; compute in bfloat16"),
         (jnp.bfloat16, {"mask": np.ones((5, 4), bool)}, "another mask than `causal`"),
         (jnp.bfloat16, {"rate": 0.1, "key": random.key(0)}, "was given dropout"),
+        (jnp.bfloat16, {"soft_cap": 3.0}, "was given dropout, a bias, a sink, a cap"),
         (jnp.bfloat16, {"implementation": "flash"}, "is 'flash'; give 'cudnn' or None"),
     ],
 )
@@ -122,7 +127,7 @@ def test_a_query_that_may_look_nowhere_gets_zeros():
     mask[:, :, 2] = False
     y, backward = attention(q, k, v, mask=mask)
     assert not y[:, :, 2].any()
-    dq, dk, dv = backward(np.ones_like(y))
+    dq, dk, dv, *_ = backward(np.ones_like(y))
     assert not dq[:, :, 2].any() and np.isfinite(dk).all() and np.isfinite(dv).all()
     assert_gradient(attention, q, k, v, mask=mask, rng=rng)
     assert_mirror(attention, twins.attention, q, k, v, mask=mask, rng=rng)
@@ -144,7 +149,7 @@ def test_whatever_is_masked_zeros_and_gradients_stay_finite(seed, density):
     q, k, v = problem(rng)
     mask = rng.random((2, 3, 5, 4)) < density
     y, backward = attention(q, k, v, mask=mask)
-    dq, dk, dv = backward(rng.standard_normal(y.shape))
+    dq, dk, dv, *_ = backward(rng.standard_normal(y.shape))
     nowhere, unseen = ~mask.any(axis=-1), ~mask.any(axis=-2)
     assert not y[nowhere].any() and not dq[nowhere].any()
     assert not dk[unseen].any() and not dv[unseen].any()
@@ -185,7 +190,7 @@ def test_attention_equals_pytorch_s():
     )
     expected.backward(torch.tensor(dy))
     np.testing.assert_allclose(y, expected.detach().numpy(), rtol=1e-11, atol=1e-12)
-    for ours, tensor in zip(backward(dy), theirs, strict=True):
+    for ours, tensor in zip(backward(dy)[:3], theirs, strict=True):
         np.testing.assert_allclose(ours, tensor.grad.numpy(), rtol=1e-10, atol=1e-12)
 
 
@@ -197,10 +202,20 @@ def test_the_twin_s_softmax_is_float32_in_bfloat16():
     np.testing.assert_allclose(np.float64(weights[0, 1]), share, rtol=4e-3)
 
 
+def layer(module, seed):
+    """A twin's function, and weights for both engines in float64."""
+    apply, init = functional(module)
+    rng = np.random.default_rng(seed)
+    return apply, random_like(jax.tree.map(lambda a: np.asarray(a, np.float64), init), rng)
+
+
+def attention_params(width, heads, seed=4, **options):
+    return layer(twins.MultiHeadAttention(width, heads=heads, rngs=nnx.Rngs(0), **options), seed)[1]
+
+
 def test_multi_head_attention_equals_its_twin():
     rng = np.random.default_rng(4)
-    apply, init = functional(twins.MultiHeadAttention(21, heads=3, rngs=nnx.Rngs(0)))
-    params = random_like(jax.tree.map(lambda a: np.asarray(a, np.float64), init), rng)
+    apply, params = layer(twins.MultiHeadAttention(21, heads=3, rngs=nnx.Rngs(0)), 4)
     x = rng.standard_normal((2, 5, 21))
     options = {"mask": causal, "rate": 0.2, "key": random.key(6)}
 
@@ -214,6 +229,121 @@ def test_multi_head_attention_equals_its_twin():
     assert_mirror(ours, theirs, params, x, key=options["key"], rng=rng)
 
 
+def test_attention_with_all_that_was_added_later_equals_its_twin():
+    """In tiles: bias, sink, scale, cap.  Turns red if a tile has another's bias."""
+    rng = np.random.default_rng(10)
+    q, k, v = problem(rng, (2, 3), queries=67, keys=71)
+    bias, sink = rng.standard_normal((2, 1, 67, 71)), rng.standard_normal(3)
+    options = {"mask": sliding_window(9), "scale": 0.9, "soft_cap": 1.3}
+    assert_gradient(attention, q, k, v, bias, sink, **options, rng=rng)
+    assert_mirror(attention, twins.attention, q, k, v, bias, sink, **options, rng=rng)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (3, 1, 4), (2, 1, 5, 1), (1, 1, 1, 1)])
+def test_a_bias_gets_the_sum_over_what_it_was_broadcast_to(shape):
+    """Turns red if `sum_to` forgets an axis."""
+    rng = np.random.default_rng(11)
+    q, k, v = problem(rng)
+    bias = rng.standard_normal(shape)
+    assert_gradient(attention, q, k, v, bias, rng=rng)
+    whole = np.broadcast_to(bias, (2, 3, 5, 4)).copy()
+    y, backward = attention(q, k, v, whole)
+    np.testing.assert_array_equal(attention(q, k, v, bias)[0], y)
+
+
+def test_cross_attention_equals_its_twin():
+    """Grouped, with normed and turned queries and keys, a sink, a cap, a bias, memory of another
+    width and heads that do not make up the width."""
+    rng = np.random.default_rng(12)
+    options = {"heads": 6, "groups": 2, "head_width": 4, "memory_width": 11}
+    module = twins.CrossAttention(
+        7, **options, use_bias=False, norm=True, sink=True, rngs=nnx.Rngs(0)
+    )
+    apply, params = layer(module, 12)
+    x, memory = rng.standard_normal((2, 5, 7)), rng.standard_normal((2, 3, 11))
+    bias = rng.standard_normal((6, 5, 3))
+    frequencies = rotary_frequencies(4)
+    more = {"mask": causal, "scale": 0.6, "soft_cap": 2.0}
+
+    def ours(params, x, memory, bias):
+        rotary = partial(rotary_halves, frequencies=frequencies)
+        return cross_attention(params, x, memory, bias, heads=6, groups=2, rotary=rotary, **more)
+
+    def theirs(params, x, memory, bias):
+        rotary = partial(twin_rotary_halves, frequencies=frequencies)
+        return apply(params, x, memory, bias, rotary=rotary, **more)
+
+    assert set(params) == {"query", "key", "value", "out", "norm", "sink"}
+    assert_gradient(ours, params, x, memory, bias, rng=rng)
+    assert_mirror(ours, theirs, params, x, memory, bias, rng=rng)
+
+
+def test_the_heads_of_a_group_read_the_same_keys():
+    """Grouped attention is multi-head attention whose keys and values are repeated; with as many
+    groups as heads it is multi-head.  Turns red if heads h and h + G share, not neighbours.
+    """
+    rng = np.random.default_rng(13)
+    x = rng.standard_normal((2, 5, 12))
+    params = attention_params(12, 6, groups=2)
+
+    def repeated(linear):
+        return {
+            name: np.repeat(a.reshape(*a.shape[:-1], 2, 2), 3, axis=-2).reshape(*a.shape[:-1], 12)
+            for name, a in linear.items()
+        }
+
+    full = params | {name: repeated(params[name]) for name in ("key", "value")}
+    expected, _ = multi_head_attention(full, x, heads=6, groups=6)
+    np.testing.assert_array_equal(expected, multi_head_attention(full, x, heads=6)[0])
+    y, _ = multi_head_attention(params, x, heads=6, groups=2)
+    np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_self_attention_is_cross_attention_to_itself():
+    """Its gradient is the sum of both uses.  Turns red if one of them is left out."""
+    rng = np.random.default_rng(14)
+    params, x = attention_params(12, 3), rng.standard_normal((2, 5, 12))
+    y, backward = multi_head_attention(params, x, heads=3)
+    other, cross_backward = cross_attention(params, x, x, heads=3)
+    np.testing.assert_array_equal(y, other)
+    _, dx, dmemory, _ = cross_backward(y)
+    np.testing.assert_array_equal(backward(y)[1], dx + dmemory)
+
+
+@given(st.integers(0, 2**32), st.floats(-1e3, 1e3))
+def test_a_bias_that_is_the_same_for_all_keys_changes_nothing(seed, shift):
+    """Turns red if the bias is added after the softmax."""
+    rng = np.random.default_rng(seed)
+    q, k, v = problem(rng)
+    y, backward = attention(q, k, v, shift * rng.standard_normal((5, 1)))
+    np.testing.assert_allclose(y, attention(q, k, v)[0], rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(backward(y)[3], 0, atol=1e-12)
+
+
+@given(st.integers(0, 2**32))
+def test_a_sink_takes_its_share_from_all(seed):
+    """Of -1e4 it is no sink, of 1e4 it takes all.  Turns red if its share is not in the total."""
+    q, k, v = problem(np.random.default_rng(seed))
+    y, _ = attention(q, k, v)
+    none, _ = attention(q, k, v, None, np.full(3, -1e4))
+    np.testing.assert_allclose(none, y, rtol=1e-12, atol=1e-14)
+    assert not attention(q, k, v, None, np.full(3, 1e4))[0].any()
+    ones = np.ones_like(v)
+    share, _ = attention(q, k, ones, None, np.zeros(3))
+    np.testing.assert_allclose(attention(q, k, v, None, np.zeros(3))[0], share * y, rtol=1e-9)
+
+
+def test_a_cap_too_high_to_matter_changes_nothing_and_a_low_one_evens_out():
+    """Turns red if the mask is applied before the cap, which would make its scores finite."""
+    q, k, v = problem(np.random.default_rng(15))
+    y, _ = attention(q, k, v, mask=causal)
+    capped, _ = attention(q, k, v, mask=causal, soft_cap=1e8)
+    np.testing.assert_allclose(capped, y, rtol=1e-9, atol=1e-12)
+    even, _ = attention(q, k, v, mask=causal, soft_cap=1e-9)
+    means = np.stack([v[:, :, : t + 1].mean(axis=2) for t in range(4)], axis=2)
+    np.testing.assert_allclose(even[:, :, :4], means, rtol=1e-7, atol=1e-8)
+
+
 def test_one_head_of_the_whole_width_is_attention_between_projections():
     """Turns red if heads are split or merged along another axis."""
     rng = np.random.default_rng(5)
@@ -224,10 +354,19 @@ def test_one_head_of_the_whole_width_is_attention_between_projections():
     np.testing.assert_allclose(y, attention(x, x, x, mask=causal)[0], rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("groups", [0, 2, -1])
+def test_groups_that_do_not_divide_the_heads_are_refused(groups):
+    message = f"{groups} groups do not divide the 3 heads"
+    with pytest.raises(InputError, match=message):
+        cross_attention(attention_params(21, 3), *np.zeros((2, 2, 5, 21)), heads=3, groups=groups)
+    with pytest.raises(InputError, match=message):
+        twins.CrossAttention(21, heads=3, groups=groups, rngs=nnx.Rngs(0))
+
+
 @pytest.mark.parametrize("heads", [0, 4, -3])
 def test_heads_that_do_not_divide_the_width_are_refused(heads):
     message = f"{heads} heads do not divide the width 21"
     with pytest.raises(InputError, match=message):
-        multi_head_attention({}, np.zeros((2, 5, 21)), heads=heads)
+        multi_head_attention(attention_params(21, 3), np.zeros((2, 5, 21)), heads=heads)
     with pytest.raises(InputError, match=message):
         twins.MultiHeadAttention(21, heads=heads, rngs=nnx.Rngs(0))

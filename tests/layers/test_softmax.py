@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 import accelerated.layers.softmax as twins
-from reference.layers.softmax import log_softmax, softmax
+from reference.layers.softmax import log_softmax, softmax, softmax_with_sink
 from tests.mirror import assert_gradient, assert_mirror
 
 scores = arrays(np.float64, array_shapes(max_dims=3, max_side=7), elements=st.floats(-50, 50))
@@ -63,3 +63,33 @@ def test_a_shift_of_all_scores_has_no_gradient(x):
     dy = np.cos(np.arange(x.size)).reshape(x.shape)
     for component in (softmax, log_softmax):
         assert np.abs(component(x)[1](dy).sum(axis=-1)).max() <= 1e-13 * x.shape[-1]
+
+
+@pytest.mark.parametrize("leading", [(), (2,)])
+def test_softmax_with_sink_equals_its_twin(leading):
+    rng = np.random.default_rng(2)
+    x, sink = rng.standard_normal((*leading, 3, 5, 7)), rng.standard_normal(3)
+    assert_gradient(softmax_with_sink, x, sink, rng=rng)
+    assert_mirror(softmax_with_sink, twins.softmax_with_sink, x, sink, rng=rng)
+
+
+@given(st.integers(0, 2**32), st.floats(-1e4, 1e4))
+def test_a_sink_is_one_more_score_that_nothing_is_read_from(seed, shift):
+    """Turns red if the sink is left out of the total, or of what is taken off first."""
+    rng = np.random.default_rng(seed)
+    x, sink = shift + rng.standard_normal((2, 3, 5, 7)), shift + rng.standard_normal(3)
+    column = np.broadcast_to(sink[:, None, None], (2, 3, 5, 1))
+    whole, whole_backward = softmax(np.concatenate([x, column], axis=-1))
+    y, backward = softmax_with_sink(x, sink)
+    np.testing.assert_allclose(y, whole[..., :-1], rtol=1e-10)
+    dy = rng.standard_normal(y.shape)
+    dwhole = whole_backward(np.concatenate([dy, np.zeros((2, 3, 5, 1))], axis=-1))
+    dx, dsink = backward(dy)
+    np.testing.assert_allclose(dx, dwhole[..., :-1], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(dsink, dwhole[..., -1].sum(axis=(0, 2)), rtol=0, atol=1e-11)
+
+
+def test_a_row_of_minus_infinity_gives_all_to_the_sink():
+    x = np.full((1, 2, 3), -np.inf)
+    y, backward = softmax_with_sink(x, np.zeros(1))
+    assert not y.any() and not backward(np.ones_like(y))[0].any()

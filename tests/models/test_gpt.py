@@ -157,7 +157,7 @@ def test_initial_weights_have_the_published_deviations(initialization):
 def test_initial_weights_are_one_drawing_in_every_precision():
     draw = [initial_params(CONFIG, key=random.key(1), dtype=d) for d in (np.float32, np.float64)]
     tree.map(np.testing.assert_array_equal, *draw)
-    blocks = [block["attention"]["query"]["kernel"] for block in draw[0]["blocks"]]
+    blocks = [block["attention"]["sublayer"]["query"]["kernel"] for block in draw[0]["blocks"]]
     assert (blocks[0] != blocks[1]).all()
     with pytest.raises(InputError, match="initialization is 'xavier'; give 'paper' or 'released'"):
         initial_params(CONFIG, key=random.key(1), initialization="xavier")

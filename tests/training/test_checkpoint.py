@@ -130,9 +130,9 @@ def test_the_form_on_disk(step):
         },
         "training": SETTINGS,
     }
-    assert "blocks.1.attention.query.kernel" in load_file(step / "params.safetensors")
+    assert "blocks.1.attention.sublayer.query.kernel" in load_file(step / "params.safetensors")
     assert "square.blocks.0.norm.scale" not in load_file(step / "optimizer.safetensors")
-    assert "square.blocks.0.attention_norm.scale" in load_file(step / "optimizer.safetensors")
+    assert "square.blocks.0.attention.norm.scale" in load_file(step / "optimizer.safetensors")
 
 
 def test_earlier_steps_are_kept(run):
@@ -406,15 +406,15 @@ def test_arrays_that_do_not_fit_are_all_named(step, name):
     path = step / f"{name}.safetensors"
     prefix = "" if name == "params" else "square."
     arrays = load_file(path)
-    del arrays[f"{prefix}norm.bias"], arrays[f"{prefix}blocks.1.attention.key.bias"]
-    arrays[f"{prefix}blocks.2.attention.key.bias"] = arrays["more"] = np.ones(6, np.float32)
+    del arrays[f"{prefix}norm.bias"], arrays[f"{prefix}blocks.1.attention.sublayer.key.bias"]
+    arrays[f"{prefix}blocks.2.attention.sublayer.key.bias"] = arrays["more"] = np.ones(6, np.float32)
     arrays[f"{prefix}position.embedding"] = np.ones((6, 7), np.float32)
     save_file(arrays, path)
     refused(
         step,
         f"{path} does not fit",
-        f"missing: {prefix}blocks.1.attention.key.bias, {prefix}norm.bias;",
-        f"{prefix}blocks.2.attention.key.bias",
+        f"missing: {prefix}blocks.1.attention.sublayer.key.bias, {prefix}norm.bias;",
+        f"{prefix}blocks.2.attention.sublayer.key.bias",
         "more",
         f"of another shape: {prefix}position.embedding (6, 7), not (7, 6):",
     )

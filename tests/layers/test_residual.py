@@ -1,0 +1,174 @@
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+import accelerated.layers.residual as twins
+from accelerated import functional
+from accelerated.layers.dropout import stochastic_depth as twin_stochastic_depth
+from accelerated.layers.feed_forward import FeedForward
+from accelerated.layers.normalization import LayerNorm, RMSNorm
+from reference import random
+from reference.layers.dropout import stochastic_depth
+from reference.layers.feed_forward import feed_forward
+from reference.layers.normalization import layer_norm, rms_norm
+from reference.layers.residual import (
+    deep_norm,
+    deep_norm_scales,
+    layer_scale,
+    post_norm,
+    pre_norm,
+    rezero,
+    sandwich_norm,
+)
+from tests.mirror import assert_gradient, assert_mirror, random_like
+from tests.peers import peer
+
+WIDTH = 7
+WIRINGS = {  # the twin, and what it takes beside a sub-layer
+    post_norm: (twins.PostNorm, {"norm": partial(LayerNorm, WIDTH)}),
+    pre_norm: (twins.PreNorm, {"norm": partial(LayerNorm, WIDTH)}),
+    sandwich_norm: (twins.SandwichNorm, {"norm": partial(LayerNorm, WIDTH)}),
+    partial(deep_norm, alpha=1.7): (
+        twins.DeepNorm,
+        {"norm": partial(LayerNorm, WIDTH), "alpha": 1.7},
+    ),
+    layer_scale: (twins.LayerScale, {"norm": partial(LayerNorm, WIDTH), "width": WIDTH}),
+    rezero: (twins.ReZero, {}),
+}
+each_wiring = pytest.mark.parametrize("wiring", WIRINGS, ids=lambda w: getattr(w, "__name__", "α"))
+
+
+def problem(wiring, seed=0):
+    """The twin's function around a feed-forward, weights and a stream."""
+    rng = np.random.default_rng(seed)
+    make, options = WIRINGS[wiring]
+    module = make(FeedForward(WIDTH, hidden=11, rngs=nnx.Rngs(0)), **options)
+    apply, init = functional(module)
+    params = random_like(jax.tree.map(lambda a: np.asarray(a, np.float64), init), rng)
+    return apply, params, rng.standard_normal((2, 5, WIDTH))
+
+
+@each_wiring
+def test_wirings_equal_their_twins(wiring):
+    apply, params, x = problem(wiring)
+    rng = np.random.default_rng(1)
+    noise = {"rate": 0.3, "key": random.key(1)}
+    ours = partial(wiring, sublayer=feed_forward)
+    assert_gradient(ours, params, x, **noise, rng=rng)
+    assert_mirror(ours, apply, params, x, **noise, rng=rng)
+
+
+def test_another_norm_and_another_noise_equal_their_twins():
+    rng = np.random.default_rng(2)
+    inner = FeedForward(WIDTH, hidden=11, rngs=nnx.Rngs(0))
+    apply, init = functional(twins.PreNorm(inner, norm=partial(RMSNorm, WIDTH)))
+    params = random_like(jax.tree.map(lambda a: np.asarray(a, np.float64), init), rng)
+    x, noise = rng.standard_normal((5, 3, WIDTH)), {"rate": 0.4, "key": random.key(2)}
+    ours = partial(pre_norm, sublayer=feed_forward, norm=rms_norm, drop=stochastic_depth)
+    theirs = partial(apply, drop=twin_stochastic_depth)
+    assert_gradient(ours, params, x, **noise, rng=rng)
+    assert_mirror(ours, theirs, params, x, **noise, rng=rng)
+
+
+def product(params, x, other):
+    """A sub-layer that reads something beside the stream."""
+    y = params["kernel"] * x * other
+
+    def backward(dy):
+        return {"kernel": dy * x * other}, dy * params["kernel"] * other, dy * params["kernel"] * x
+
+    return y, backward
+
+
+@each_wiring
+def test_what_a_sub_layer_reads_beside_the_stream_gets_its_gradient(wiring):
+    """Turns red if a wiring loses it."""
+    _, params, x = problem(wiring)
+    rng = np.random.default_rng(3)
+    params |= {"sublayer": {"kernel": rng.standard_normal(x.shape)}}
+    other = rng.standard_normal(x.shape)
+    assert_gradient(partial(wiring, sublayer=product), params, x, other, rng=rng)
+
+
+def silent(params, x):
+    """A sub-layer that writes nothing."""
+    return np.zeros_like(x), lambda dy: ({}, np.zeros_like(x))
+
+
+@pytest.mark.parametrize("wiring", [pre_norm, layer_scale, rezero, sandwich_norm])
+def test_a_sub_layer_that_writes_nothing_leaves_the_stream_as_it_was(wiring):
+    """Turns red if the sum starts from the normalized copy."""
+    _, params, x = problem(wiring)
+    if wiring is sandwich_norm:
+        params["norm_after"]["bias"] = np.zeros(WIDTH)
+    y, backward = wiring(params, x, sublayer=silent)
+    np.testing.assert_array_equal(y, x)
+    np.testing.assert_array_equal(backward(x)[1], x)
+
+
+def test_a_wiring_whose_scale_is_0_is_the_identity():
+    """So LayerScale and ReZero begin.  Turns red if the stream is scaled too."""
+    for wiring in (layer_scale, rezero):
+        _, params, x = problem(wiring)
+        params["scale"] = np.zeros_like(params["scale"])
+        np.testing.assert_array_equal(wiring(params, x, sublayer=feed_forward)[0], x)
+
+
+def test_deep_norm_of_1_is_post_norm():
+    """Turns red if α scales the change instead: seen with α = 2."""
+    _, params, x = problem(post_norm)
+    y, _ = post_norm(params, x, sublayer=feed_forward)
+    np.testing.assert_array_equal(deep_norm(params, x, sublayer=feed_forward, alpha=1.0)[0], y)
+    change, _ = feed_forward(params["sublayer"], x)
+    expected, _ = layer_norm(params["norm"], 2 * x + change)
+    np.testing.assert_array_equal(
+        deep_norm(params, x, sublayer=feed_forward, alpha=2.0)[0], expected
+    )
+
+
+def test_post_norm_leaves_a_normalized_stream_and_pre_norm_does_not():
+    """Turns red if `post_norm` normalizes only the change."""
+    _, params, x = problem(post_norm)
+    params["norm"] = {"scale": np.ones(WIDTH), "bias": np.zeros(WIDTH)}
+    after, _ = post_norm(params, 100 * x, sublayer=feed_forward)
+    np.testing.assert_allclose(after.var(axis=-1), 1, rtol=1e-3)
+    before, _ = pre_norm(params, 100 * x, sublayer=feed_forward)
+    assert before.var(axis=-1).min() > 100
+
+
+def test_the_scales_of_deep_norm_are_those_published():
+    """For the 18 layers of a base model: α = 36^¼, β = 144^-¼."""
+    np.testing.assert_allclose(deep_norm_scales(18), (6**0.5, 12**-0.5), rtol=1e-12)
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_post_and_pre_norm_equal_pytorch_s(norm_first):
+    """The feed-forward half of torch.nn.TransformerEncoderLayer; its attention reads nothing."""
+    torch = peer("torch")
+    wiring = pre_norm if norm_first else post_norm
+    _, params, x = problem(wiring)
+    layer = torch.nn.TransformerEncoderLayer(
+        WIDTH, 1, 11, 0.0, "gelu", batch_first=True, norm_first=norm_first, dtype=torch.float64
+    )
+    up, down = params["sublayer"]["up"], params["sublayer"]["down"]
+    with torch.no_grad():
+        for module, weights in ((layer.linear1, up), (layer.linear2, down)):
+            module.weight.copy_(torch.tensor(weights["kernel"].T))
+            module.bias.copy_(torch.tensor(weights["bias"]))
+        layer.norm2.weight.copy_(torch.tensor(params["norm"]["scale"]))
+        layer.norm2.bias.copy_(torch.tensor(params["norm"]["bias"]))
+    layer.activation = partial(torch.nn.functional.gelu, approximate="tanh")
+    layer.eval()
+    there = torch.tensor(x, requires_grad=True)
+    if norm_first:
+        expected = there + layer._ff_block(layer.norm2(there))
+    else:
+        expected = layer.norm2(there + layer._ff_block(there))
+    dy = np.random.default_rng(4).standard_normal(x.shape)
+    expected.backward(torch.tensor(dy))
+    y, backward = wiring(params, x, sublayer=feed_forward)
+    np.testing.assert_allclose(y, expected.detach().numpy(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(backward(dy)[1], there.grad.numpy(), rtol=0, atol=1e-11)
