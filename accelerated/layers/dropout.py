@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from reference.layers.dropout import check_rate
 
-__all__ = ["dropout"]
+__all__ = ["dropout", "stochastic_depth"]
 
 
 def dropout(x, *, rate, key=None):
@@ -15,3 +15,8 @@ def dropout(x, *, rate, key=None):
         return x
     keep = jax.random.uniform(key, x.shape, jnp.float32) >= rate
     return x * (keep.astype(x.dtype) / (1 - rate))
+
+
+def stochastic_depth(x, *, rate, key=None):
+    kept = dropout(jnp.ones(len(x), x.dtype), rate=rate, key=key)
+    return x * kept.reshape(-1, *(1,) * (x.ndim - 1))

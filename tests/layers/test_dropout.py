@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import accelerated.layers.dropout as twins
 from reference import random
 from reference.errors import InputError
-from reference.layers.dropout import dropout
+from reference.layers.dropout import dropout, stochastic_depth
 from tests.mirror import assert_gradient, assert_mirror
 
 KEY = random.key(7)
@@ -18,11 +20,24 @@ def test_dropout_equals_its_twin(shape):
     assert_mirror(dropout, twins.dropout, x, rate=0.3, key=KEY, rng=rng)
 
 
+@pytest.mark.parametrize("shape", [(101,), (13, 3, 7)])
+def test_stochastic_depth_equals_its_twin(shape):
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal(shape)
+    kept = stochastic_depth(x, rate=0.4, key=KEY)[0].reshape(len(x), -1).any(axis=-1)
+    assert 0 < kept.sum() < len(x)
+    assert_gradient(stochastic_depth, x, rate=0.4, key=KEY, rng=rng)
+    assert_mirror(stochastic_depth, twins.stochastic_depth, x, rate=0.4, key=KEY, rng=rng)
+
+
 @pytest.mark.parametrize("rate, key", [(0.5, None), (0.0, KEY)])
-def test_without_a_key_or_a_rate_nothing_is_dropped(rate, key):
-    x = np.arange(5.0)
-    for result in (dropout(x, rate=rate, key=key)[0], twins.dropout(x, rate=rate, key=key)):
+@pytest.mark.parametrize("component", [dropout, stochastic_depth])
+def test_without_a_key_or_a_rate_nothing_is_dropped(component, rate, key):
+    x, dy = np.arange(15.0).reshape(5, 3), np.ones((5, 3))
+    y, backward = component(x, rate=rate, key=key)
+    for result in (y, getattr(twins, component.__name__)(x, rate=rate, key=key)):
         np.testing.assert_array_equal(result, x)
+    np.testing.assert_array_equal(backward(dy), dy)
 
 
 def test_a_share_of_rate_is_dropped_and_the_mean_stays():
@@ -44,7 +59,33 @@ def twin(x):
     return twins.dropout(x, rate=0.4, key=KEY)
 
 
-@pytest.mark.parametrize("engine", [dropout, twins.dropout])
+@given(st.integers(0, 2**32), st.floats(0, 0.95), st.integers(1, 4))
+def test_a_sample_passes_a_layer_by_or_takes_it_whole(seed, rate, rank):
+    """Turns red with a draw for each element, or one for each place of another axis."""
+    shape = (7, 2, 3, 5)[:rank]
+    x, key = np.random.default_rng(seed).standard_normal(shape), random.key(seed)
+    y, backward = stochastic_depth(x, rate=rate, key=key)
+    for sample, before in zip(y, x, strict=True):
+        dropped = not sample.any()
+        np.testing.assert_array_equal(sample, 0 * before if dropped else before * (1 / (1 - rate)))
+    np.testing.assert_array_equal(backward(x), y)
+    # One number of dropout for each sample, the same from the same key.
+    scale, _ = dropout(np.ones(7), rate=rate, key=key)
+    np.testing.assert_array_equal(y.swapaxes(0, -1), x.swapaxes(0, -1) * scale)
+
+
+def test_a_share_of_rate_of_the_samples_passes_by_and_the_mean_stays():
+    """Turns red if what is kept is not scaled by 1 / (1 - rate)."""
+    n, rate = 100_000, 0.3
+    y, _ = stochastic_depth(np.ones((n, 3)), rate=rate, key=KEY)
+    assert set(np.unique(y)) == {0, 1 / 0.7}
+    deviation = (rate / (1 - rate) / n) ** 0.5
+    assert abs(y.mean() - 1) < 5 * deviation
+
+
+@pytest.mark.parametrize(
+    "engine", [dropout, stochastic_depth, twins.dropout, twins.stochastic_depth]
+)
 @pytest.mark.parametrize("rate", [-0.1, 1, 1.5, float("nan")])
 def test_a_rate_that_is_no_share_is_refused(engine, rate):
     with pytest.raises(InputError, match=r"the dropout rate is .*; give a number in \[0, 1\)"):
