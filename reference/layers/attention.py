@@ -145,12 +145,14 @@ def project(params, x, memory, heads, groups, rotary):
     wide_k, key_backward = linear(params["key"], memory)
     wide_v, value_backward = linear(params["value"], memory)
     split_q, split_k = split(wide_q, heads), split(wide_k, groups)
-    turned, turn_backward = normed_and_turned(params, split_q, split_k, rotary)
+    (normed_q, normed_k), norm_backward = normed(params, split_q, split_k)
+    (q, turned_k), turn_backward = turned(normed_q, normed_k, rotary)
     serves = heads // groups
-    q, k, v = turned[0], repeat(turned[1], serves), repeat(split(wide_v, groups), serves)
+    k, v = repeat(turned_k, serves), repeat(split(wide_v, groups), serves)
 
     def backward(dq, dk, dv):
-        dnorm, dsplit_q, dsplit_k = turn_backward(dq, sum_groups(dk, serves))
+        dnormed = turn_backward(dq, sum_groups(dk, serves))
+        dnorm, dsplit_q, dsplit_k = norm_backward(dnormed)
         dquery, dx = query_backward(merge(dsplit_q))
         dkey, dmemory_key = key_backward(merge(dsplit_k))
         dvalue, dmemory_value = value_backward(merge(sum_groups(dv, serves)))
@@ -160,25 +162,26 @@ def project(params, x, memory, heads, groups, rotary):
     return (q, k, v), backward
 
 
-def normed_and_turned(params, q, k, rotary):
-    """Queries and keys after `query_key_norm` and `rotary`, where a layer has them."""
-    normed, norm_backward = (q, k), None
-    if "norm" in params:
-        normed, norm_backward = query_key_norm(params["norm"], q, k)
-    turned, turn_backwards = normed, None
-    if rotary is not None:
-        turned, turn_backwards = zip(*(rotary(a) for a in normed), strict=True)
+def normed(params, q, k):
+    """Queries and keys after `query_key_norm`, where a layer has one."""
+    if "norm" not in params:
+        return (q, k), lambda dnormed: ({}, *dnormed)
+    both, norm_backward = query_key_norm(params["norm"], q, k)
 
-    def backward(dq, dk):
-        dnormed = dq, dk
-        if rotary is not None:
-            dnormed = tuple(turn(d) for turn, d in zip(turn_backwards, dnormed, strict=True))
-        if norm_backward is None:
-            return {}, *dnormed
-        dnorm, dq_in, dk_in = norm_backward(dnormed)
-        return {"norm": dnorm}, dq_in, dk_in
+    def backward(dnormed):
+        dnorm, dq, dk = norm_backward(dnormed)
+        return {"norm": dnorm}, dq, dk
 
-    return turned, backward
+    return both, backward
+
+
+def turned(q, k, rotary):
+    """Queries and keys after `rotary`, where a layer has it."""
+    if rotary is None:
+        return (q, k), lambda dq, dk: (dq, dk)
+    turned_q, query_backward = rotary(q)
+    turned_k, key_backward = rotary(k)
+    return (turned_q, turned_k), lambda dq, dk: (query_backward(dq), key_backward(dk))
 
 
 def repeat(a, times):
