@@ -10,7 +10,9 @@ EXAMPLES = """examples:
   python -m benchmarks --data your.txt          the demo, on a text of yours
   python -m benchmarks training                 NumPy, Flax and PyTorch, step against step
   python -m benchmarks training --sizes small --profile     and where the time goes
-  python -m benchmarks demo --help              all options of one of the two
+  python -m benchmarks components               each component beside PyTorch's
+  python -m benchmarks components --only gelu transformer_block
+  python -m benchmarks demo --help              all options of one of the three
 """
 
 
@@ -33,13 +35,17 @@ def run(options):
     from reference.memory import keep_freed_memory
 
     memory_kept = keep_freed_memory()
-    from benchmarks import demo, training
+    from benchmarks import components, demo, training
     from benchmarks.report import Mismatch
     from reference.errors import InputError
 
     try:
         if options.name == "demo":
             demo.run(options.data, options.out, steps=options.steps, seed=options.seed)
+        elif options.name == "components":
+            components.run(
+                options.out, only=options.only, rounds=options.rounds, memory_kept=memory_kept
+            )
         else:
             training.run(
                 options.out,
@@ -62,7 +68,9 @@ def parser():
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = top.add_subparsers(dest="name", required=True, metavar="demo | training")
+    commands = top.add_subparsers(
+        dest="name", required=True, metavar="demo | training | components"
+    )
     cores = available_processors()
 
     one = commands.add_parser("demo", help="train both engines on a text, and compare (default)")
@@ -71,7 +79,10 @@ def parser():
     one.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is random (0)")
     two = commands.add_parser("training", help="time one training step, PyTorch's beside")
     training_options(two.add_argument)
-    for command, name in ((one, "demo"), (two, "training")):
+    three = commands.add_parser("components", help="time every component, PyTorch's beside")
+    three.add_argument("--only", nargs="+", metavar="NAME", help="of these components (all)")
+    three.add_argument("--rounds", type=int, metavar="N", help="timings of each engine (15)")
+    for command, name in ((one, "demo"), (two, "training"), (three, "components")):
         folder = f"runs/benchmarks/{name}"
         command.add_argument(
             "--out", metavar="FOLDER", default=folder, help=f"for figures and picture ({folder})"

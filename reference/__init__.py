@@ -17,51 +17,169 @@ The contract
 
 The axes, one letter each, the same in every equation and docstring
     B batch    T positions that look    S positions looked at    D model width    V vocabulary
-    H heads    K width of a head        F hidden width           L layers
-    N rows, all leading axes in one
+    H heads    G key/value heads        K width of a head        F hidden width
+    C channels of an image, or context  L layers                 N rows, all leading axes in one
 
 A reading order
-    layers/linear, activation, normalization, embedding, position: one equation each
-    layers/attention, feed_forward, dropout, block: what makes it a Transformer
-    layers/loss, then models/gpt: a whole language model and its gradient, on two pages
+    layers/linear, activation, softmax, normalization, embedding: one equation each
+    layers/mask, attention: who reads from whom, and the formula for it
+    layers/position, rotary, relative_position, grid_position: where a token stands
+    layers/feed_forward, dropout, residual, block: what makes it a Transformer
+    layers/loss, regression, contrastive, distillation: one number to descend
+    models/gpt: a whole language model and its gradient, on two pages
+    layers/convolution: the way in for images;  layers/lora: learning a little more
     random: where every number that is drawn comes from
     training/schedule, optimizer, loop, checkpoint: how it learns
     tokenizers/bpe, data/batches: what it learns from
     inference/sampling, decoding: how it writes
 """
 
-from reference.layers.activation import gelu, gelu_tanh
-from reference.layers.attention import attention, multi_head_attention
-from reference.layers.block import pre_norm_block
-from reference.layers.dropout import dropout
-from reference.layers.embedding import embed, unembed
-from reference.layers.feed_forward import feed_forward
+from reference.layers.activation import (
+    gelu,
+    gelu_tanh,
+    quick_gelu,
+    relu,
+    relu_squared,
+    sigmoid,
+    silu,
+    soft_cap,
+    softplus,
+    tanh,
+)
+from reference.layers.attention import attention, cross_attention, multi_head_attention
+from reference.layers.block import decoder_block, parallel_block, transformer_block
+from reference.layers.contrastive import clip_loss, siglip_loss
+from reference.layers.convolution import (
+    assemble,
+    conv2d,
+    max_pool,
+    nearest_upsample,
+    patch_embed,
+    patches,
+)
+from reference.layers.distillation import distillation
+from reference.layers.dropout import dropout, stochastic_depth
+from reference.layers.embedding import embed, segment_embed, unembed
+from reference.layers.feed_forward import feed_forward, gated_feed_forward, geglu, reglu, swiglu
+from reference.layers.grid_position import learned_grid_position, sinusoidal_grid_position
 from reference.layers.linear import linear
-from reference.layers.loss import cross_entropy
-from reference.layers.mask import causal
-from reference.layers.normalization import layer_norm
-from reference.layers.position import learned_position
-from reference.layers.softmax import log_softmax, softmax
+from reference.layers.loss import (
+    binary_cross_entropy,
+    cross_entropy,
+    masked_language_modelling,
+    next_sentence,
+    smoothed_cross_entropy,
+    z_loss,
+)
+from reference.layers.mask import (
+    both,
+    causal,
+    documents,
+    either,
+    every,
+    fixed,
+    locally_banded,
+    padding,
+    prefix,
+    sliding_window,
+    strided,
+)
+from reference.layers.normalization import l2_norm, layer_norm, query_key_norm, rms_norm
+from reference.layers.position import (
+    learned_position,
+    sinusoidal_position,
+    sinusoidal_position_concatenated,
+)
+from reference.layers.regression import huber, squared_error
+from reference.layers.residual import (
+    deep_norm,
+    layer_scale,
+    post_norm,
+    pre_norm,
+    rezero,
+    sandwich_norm,
+)
+from reference.layers.rotary import rotary_halves, rotary_pairs
+from reference.layers.softmax import log_softmax, softmax, softmax_with_sink
 from reference.models.gpt import GPTConfig, gpt, gpt_loss
 
 __all__ = [
     "GPTConfig",
+    "assemble",
     "attention",
+    "binary_cross_entropy",
+    "both",
     "causal",
+    "clip_loss",
+    "conv2d",
+    "cross_attention",
     "cross_entropy",
+    "decoder_block",
+    "deep_norm",
+    "distillation",
+    "documents",
     "dropout",
+    "either",
     "embed",
+    "every",
     "feed_forward",
+    "fixed",
+    "gated_feed_forward",
+    "geglu",
     "gelu",
     "gelu_tanh",
     "gpt",
     "gpt_loss",
+    "huber",
+    "l2_norm",
     "layer_norm",
+    "layer_scale",
+    "learned_grid_position",
     "learned_position",
     "linear",
+    "locally_banded",
     "log_softmax",
+    "masked_language_modelling",
+    "max_pool",
     "multi_head_attention",
-    "pre_norm_block",
+    "nearest_upsample",
+    "next_sentence",
+    "padding",
+    "parallel_block",
+    "patch_embed",
+    "patches",
+    "post_norm",
+    "pre_norm",
+    "prefix",
+    "query_key_norm",
+    "quick_gelu",
+    "reglu",
+    "relu",
+    "relu_squared",
+    "rezero",
+    "rms_norm",
+    "rotary_halves",
+    "rotary_pairs",
+    "sandwich_norm",
+    "segment_embed",
+    "siglip_loss",
+    "sigmoid",
+    "silu",
+    "sinusoidal_grid_position",
+    "sinusoidal_position",
+    "sinusoidal_position_concatenated",
+    "sliding_window",
+    "smoothed_cross_entropy",
+    "soft_cap",
     "softmax",
+    "softmax_with_sink",
+    "softplus",
+    "squared_error",
+    "stochastic_depth",
+    "strided",
+    "swiglu",
+    "tanh",
+    "transformer_block",
     "unembed",
+    "z_loss",
 ]

@@ -80,7 +80,7 @@ def test_the_gate_finds_a_wrong_gradient_and_names_it(monkeypatch):
         return loss, slightly_wrong
 
     monkeypatch.setattr(reference.training.loop, "gpt_loss", wrong)
-    path = r"blocks\.1\.feed_forward\.up\.kernel"
+    path = r"blocks\.1\.feed_forward\.sublayer\.up\.kernel"
     with pytest.raises(Mismatch, match=f"first gradient in float64: that of {path} is "):
         gate()
 

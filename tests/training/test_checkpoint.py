@@ -407,7 +407,8 @@ def test_arrays_that_do_not_fit_are_all_named(step, name):
     prefix = "" if name == "params" else "square."
     arrays = load_file(path)
     del arrays[f"{prefix}norm.bias"], arrays[f"{prefix}blocks.1.attention.sublayer.key.bias"]
-    arrays[f"{prefix}blocks.2.attention.sublayer.key.bias"] = arrays["more"] = np.ones(6, np.float32)
+    more = f"{prefix}blocks.2.attention.sublayer.key.bias", "more"
+    arrays |= dict.fromkeys(more, np.ones(6, np.float32))
     arrays[f"{prefix}position.embedding"] = np.ones((6, 7), np.float32)
     save_file(arrays, path)
     refused(
