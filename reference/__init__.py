@@ -63,6 +63,7 @@ from reference.layers.embedding import embed, segment_embed, unembed
 from reference.layers.feed_forward import feed_forward, gated_feed_forward, geglu, reglu, swiglu
 from reference.layers.grid_position import learned_grid_position, sinusoidal_grid_position
 from reference.layers.linear import linear
+from reference.layers.lora import lora, lora_merge
 from reference.layers.loss import (
     binary_cross_entropy,
     cross_entropy,
@@ -91,6 +92,12 @@ from reference.layers.position import (
     sinusoidal_position_concatenated,
 )
 from reference.layers.regression import huber, squared_error
+from reference.layers.relative_position import (
+    alibi,
+    shaw_attention,
+    t5_bias,
+    transformer_xl_attention,
+)
 from reference.layers.residual import (
     deep_norm,
     layer_scale,
@@ -105,6 +112,7 @@ from reference.models.gpt import GPTConfig, gpt, gpt_loss
 
 __all__ = [
     "GPTConfig",
+    "alibi",
     "assemble",
     "attention",
     "binary_cross_entropy",
@@ -139,6 +147,8 @@ __all__ = [
     "linear",
     "locally_banded",
     "log_softmax",
+    "lora",
+    "lora_merge",
     "masked_language_modelling",
     "max_pool",
     "multi_head_attention",
@@ -162,6 +172,7 @@ __all__ = [
     "rotary_pairs",
     "sandwich_norm",
     "segment_embed",
+    "shaw_attention",
     "siglip_loss",
     "sigmoid",
     "silu",
@@ -178,8 +189,10 @@ __all__ = [
     "stochastic_depth",
     "strided",
     "swiglu",
+    "t5_bias",
     "tanh",
     "transformer_block",
+    "transformer_xl_attention",
     "unembed",
     "z_loss",
 ]

@@ -1,4 +1,4 @@
-"""Linear maps."""
+"""Linear maps: each new feature is a weighted sum of all old ones."""
 
 import numpy as np
 

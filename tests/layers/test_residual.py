@@ -27,33 +27,30 @@ from tests.mirror import assert_gradient, assert_mirror, random_like
 from tests.peers import peer
 
 WIDTH = 7
-WIRINGS = {  # the twin, and what it takes beside a sub-layer
-    post_norm: (twins.PostNorm, {"norm": partial(LayerNorm, WIDTH)}),
-    pre_norm: (twins.PreNorm, {"norm": partial(LayerNorm, WIDTH)}),
-    sandwich_norm: (twins.SandwichNorm, {"norm": partial(LayerNorm, WIDTH)}),
-    partial(deep_norm, alpha=1.7): (
-        twins.DeepNorm,
-        {"norm": partial(LayerNorm, WIDTH), "alpha": 1.7},
-    ),
-    layer_scale: (twins.LayerScale, {"norm": partial(LayerNorm, WIDTH), "width": WIDTH}),
-    rezero: (twins.ReZero, {}),
-}
-each_wiring = pytest.mark.parametrize("wiring", WIRINGS, ids=lambda w: getattr(w, "__name__", "α"))
+WIRINGS = ("post_norm", "pre_norm", "sandwich_norm", "deep_norm", "layer_scale", "rezero")
+each_wiring = pytest.mark.parametrize("name", WIRINGS)
 
 
-def problem(wiring, seed=0):
-    """The twin's function around a feed-forward, weights and a stream."""
+def problem(name, seed=0):
+    """A wiring, its twin's function around a feed-forward, weights and a stream."""
     rng = np.random.default_rng(seed)
-    make, options = WIRINGS[wiring]
-    module = make(FeedForward(WIDTH, hidden=11, rngs=nnx.Rngs(0)), **options)
-    apply, init = functional(module)
+    norm = {"norm": partial(LayerNorm, WIDTH)}
+    wiring, make = {
+        "post_norm": (post_norm, partial(twins.PostNorm, **norm)),
+        "pre_norm": (pre_norm, partial(twins.PreNorm, **norm)),
+        "sandwich_norm": (sandwich_norm, partial(twins.SandwichNorm, **norm)),
+        "deep_norm": (partial(deep_norm, alpha=1.7), partial(twins.DeepNorm, **norm, alpha=1.7)),
+        "layer_scale": (layer_scale, partial(twins.LayerScale, **norm, width=WIDTH)),
+        "rezero": (rezero, twins.ReZero),
+    }[name]
+    apply, init = functional(make(FeedForward(WIDTH, hidden=11, rngs=nnx.Rngs(0))))
     params = random_like(jax.tree.map(lambda a: np.asarray(a, np.float64), init), rng)
-    return apply, params, rng.standard_normal((2, 5, WIDTH))
+    return wiring, apply, params, rng.standard_normal((2, 5, WIDTH))
 
 
 @each_wiring
-def test_wirings_equal_their_twins(wiring):
-    apply, params, x = problem(wiring)
+def test_wirings_equal_their_twins(name):
+    wiring, apply, params, x = problem(name)
     rng = np.random.default_rng(1)
     noise = {"rate": 0.3, "key": random.key(1)}
     ours = partial(wiring, sublayer=feed_forward)
@@ -84,9 +81,9 @@ def product(params, x, other):
 
 
 @each_wiring
-def test_what_a_sub_layer_reads_beside_the_stream_gets_its_gradient(wiring):
+def test_what_a_sub_layer_reads_beside_the_stream_gets_its_gradient(name):
     """Turns red if a wiring loses it."""
-    _, params, x = problem(wiring)
+    wiring, _, params, x = problem(name)
     rng = np.random.default_rng(3)
     params |= {"sublayer": {"kernel": rng.standard_normal(x.shape)}}
     other = rng.standard_normal(x.shape)
@@ -98,11 +95,11 @@ def silent(params, x):
     return np.zeros_like(x), lambda dy: ({}, np.zeros_like(x))
 
 
-@pytest.mark.parametrize("wiring", [pre_norm, layer_scale, rezero, sandwich_norm])
-def test_a_sub_layer_that_writes_nothing_leaves_the_stream_as_it_was(wiring):
+@pytest.mark.parametrize("name", ["pre_norm", "layer_scale", "rezero", "sandwich_norm"])
+def test_a_sub_layer_that_writes_nothing_leaves_the_stream_as_it_was(name):
     """Turns red if the sum starts from the normalized copy."""
-    _, params, x = problem(wiring)
-    if wiring is sandwich_norm:
+    wiring, _, params, x = problem(name)
+    if name == "sandwich_norm":
         params["norm_after"]["bias"] = np.zeros(WIDTH)
     y, backward = wiring(params, x, sublayer=silent)
     np.testing.assert_array_equal(y, x)
@@ -111,15 +108,15 @@ def test_a_sub_layer_that_writes_nothing_leaves_the_stream_as_it_was(wiring):
 
 def test_a_wiring_whose_scale_is_0_is_the_identity():
     """So LayerScale and ReZero begin.  Turns red if the stream is scaled too."""
-    for wiring in (layer_scale, rezero):
-        _, params, x = problem(wiring)
+    for name in ("layer_scale", "rezero"):
+        wiring, _, params, x = problem(name)
         params["scale"] = np.zeros_like(params["scale"])
         np.testing.assert_array_equal(wiring(params, x, sublayer=feed_forward)[0], x)
 
 
 def test_deep_norm_of_1_is_post_norm():
     """Turns red if α scales the change instead: seen with α = 2."""
-    _, params, x = problem(post_norm)
+    _, _, params, x = problem("post_norm")
     y, _ = post_norm(params, x, sublayer=feed_forward)
     np.testing.assert_array_equal(deep_norm(params, x, sublayer=feed_forward, alpha=1.0)[0], y)
     change, _ = feed_forward(params["sublayer"], x)
@@ -131,7 +128,7 @@ def test_deep_norm_of_1_is_post_norm():
 
 def test_post_norm_leaves_a_normalized_stream_and_pre_norm_does_not():
     """Turns red if `post_norm` normalizes only the change."""
-    _, params, x = problem(post_norm)
+    _, _, params, x = problem("post_norm")
     params["norm"] = {"scale": np.ones(WIDTH), "bias": np.zeros(WIDTH)}
     after, _ = post_norm(params, 100 * x, sublayer=feed_forward)
     np.testing.assert_allclose(after.var(axis=-1), 1, rtol=1e-3)
@@ -148,8 +145,7 @@ def test_the_scales_of_deep_norm_are_those_published():
 def test_post_and_pre_norm_equal_pytorch_s(norm_first):
     """The feed-forward half of torch.nn.TransformerEncoderLayer; its attention reads nothing."""
     torch = peer("torch")
-    wiring = pre_norm if norm_first else post_norm
-    _, params, x = problem(wiring)
+    wiring, _, params, x = problem("pre_norm" if norm_first else "post_norm")
     layer = torch.nn.TransformerEncoderLayer(
         WIDTH, 1, 11, 0.0, "gelu", batch_first=True, norm_first=norm_first, dtype=torch.float64
     )

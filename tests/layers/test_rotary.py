@@ -216,8 +216,7 @@ def test_halves_of_the_first_features_are_gpt_neox_s():
 def test_scores_depend_on_the_distance_alone(component, frequencies, scale, seed, shift):
     """Turns red if the position is not a factor of the angle, or a sine has the wrong sign."""
     rng = np.random.default_rng(seed)
-    q, k = rng.standard_normal((2, 5, 17))
-    q, k = q[None], k[None]
+    q, k = rng.standard_normal((2, 1, 5, 17))
     t, s = rng.integers(0, 1000, (2, 5))
 
     def scores(moved):
