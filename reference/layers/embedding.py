@@ -105,6 +105,6 @@ def check_ids(ids, vocabulary, *, name="ids", ignore=None):
 def check_integers(ids, *, name):
     """Raise DtypeError unless ids is an array of integers, whatever they are."""
     dtype = getattr(ids, "dtype", None)
-    if dtype is None or not np.issubdtype(dtype, np.integer):
+    if not np.issubdtype(dtype, np.integer):
         came = f"of {dtype}" if dtype is not None else f"a {type(ids).__name__}"
         raise DtypeError(f"{name} is {came}; give an array of integers, such as int32")

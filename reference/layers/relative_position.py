@@ -30,9 +30,9 @@ def alibi(slopes, *, queries, keys, offset=0):
     slopes are those of `alibi_slopes`.  Used by BLOOM and MPT.
     Source: Press et al. 2022, "Train short, test long", sec. 3.
     Differs from the paper, which masks the future: here it has a bias by its distance too, as the
-    authors advise for encoders.  Their slopes are fixed; those that they trained did worse.
-    BLOOM adds slope·s, for the past the same but for slope·t, which all keys share: softmax ignores
-    it.
+    authors advise for encoders.  Their slopes are fixed; trained ones did not extrapolate well.
+    BLOOM adds slope·s, which for the past is this and slope·t, and softmax ignores what all keys
+    have in common.
 
     Backward: the bias is a product,  dslopeₕ = -Σ over t and s of |offset + t - s| dbias[h, t, s].
     """
@@ -250,10 +250,10 @@ def shift(a):
 
 def unshift(da):
     """The backward of `shift`: zeros for what it left out."""
-    *leading, queries, _ = da.shape
-    untouched = [(0, 0)] * len(leading)
-    numbers = np.pad(da, [*untouched, (0, 0), (0, queries - 1)]).reshape(*leading, -1)
-    return np.pad(numbers, [*untouched, (queries, 0)]).reshape(*leading, queries, -1)
+    *leading, queries, keys = da.shape
+    numbers = np.zeros((*leading, queries * (queries + keys)), da.dtype)
+    numbers[..., queries:].reshape(*leading, queries, -1)[..., :keys] = da  # that is a view
+    return numbers.reshape(*leading, queries, -1)
 
 
 def moved(mask, offset):

@@ -38,6 +38,17 @@ def test_softmax_where_scores_are_minus_infinity(engine):
     np.testing.assert_allclose(y, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("component", [softmax, log_softmax, softmax_with_sink])
+def test_scores_of_any_span_do_not_overflow(component):
+    """Turns red if the smallest score is taken off first, or none."""
+    x = np.array([[[-1e4, 0, 1e4]]])
+    sink = [np.array([-2e4])] * (component is softmax_with_sink)
+    y, backward = component(x, *sink)
+    expected = [-2e4, -1e4, 0] if component is log_softmax else [0, 0, 1]
+    np.testing.assert_array_equal(y, [[expected]])
+    assert np.isfinite(backward(y)[0]).all()
+
+
 def test_softmax_of_nan_is_nan():
     """Nothing that went wrong is hidden."""
     assert np.isnan(softmax(np.array([0, np.nan]))[0]).all()
