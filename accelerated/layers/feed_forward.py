@@ -9,9 +9,9 @@ __all__ = ["FeedForward", "GatedFeedForward", "ReGLU", "GeGLU", "SwiGLU"]
 
 
 class FeedForward(nnx.Module):
-    def __init__(self, width, *, hidden, rngs, bias=True):
-        self.up = Linear(width, hidden, use_bias=bias, rngs=rngs)
-        self.down = Linear(hidden, width, use_bias=bias, rngs=rngs)
+    def __init__(self, width, *, hidden, rngs, use_bias=True):
+        self.up = Linear(width, hidden, use_bias=use_bias, rngs=rngs)
+        self.down = Linear(hidden, width, use_bias=use_bias, rngs=rngs)
 
     def __call__(self, x, *, activation=gelu_tanh):
         return self.down(activation(self.up(x)))
@@ -20,10 +20,10 @@ class FeedForward(nnx.Module):
 class GatedFeedForward(nnx.Module):
     """Without biases unless told otherwise, as in the paper."""
 
-    def __init__(self, width, *, hidden, rngs, bias=False):
-        self.gate = Linear(width, hidden, use_bias=bias, rngs=rngs)
-        self.up = Linear(width, hidden, use_bias=bias, rngs=rngs)
-        self.down = Linear(hidden, width, use_bias=bias, rngs=rngs)
+    def __init__(self, width, *, hidden, rngs, use_bias=False):
+        self.gate = Linear(width, hidden, use_bias=use_bias, rngs=rngs)
+        self.up = Linear(width, hidden, use_bias=use_bias, rngs=rngs)
+        self.down = Linear(hidden, width, use_bias=use_bias, rngs=rngs)
 
     def __call__(self, x, *, activation):
         return self.down(activation(self.gate(x)) * self.up(x))

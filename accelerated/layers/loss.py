@@ -39,15 +39,10 @@ def binary_cross_entropy(logits, *, labels):
 
 def cross_entropy(logits, *, labels, ignore=-100):
     """In float32 or wider.  A label outside the vocabulary gives NaN where it is not known yet."""
-    check_labels(labels.shape, logits.shape)
-    check_integers(labels, name="labels")
-    if known(labels):
-        check_ids(np.asarray(labels), logits.shape[-1], name="labels", ignore=ignore)
-    wide = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    kept = labels != ignore
-    at_label = without_negatives(jnp.where(kept, labels, 0), logits.shape[-1])
-    surprisal = optax.softmax_cross_entropy_with_integer_labels(wide, at_label)
-    return jnp.where(kept, surprisal, 0).sum() / jnp.maximum(kept.sum(), 1).astype(wide.dtype)
+    check_known_labels(labels, logits, ignore)
+    at_label = without_negatives(jnp.where(labels == ignore, 0, labels), logits.shape[-1])
+    each = optax.softmax_cross_entropy_with_integer_labels(widen(logits), at_label)
+    return mean_of_kept(each, labels, logits.shape[-1], ignore)
 
 
 def smoothed_cross_entropy(logits, *, labels, smoothing, ignore=-100):

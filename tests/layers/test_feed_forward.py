@@ -22,13 +22,13 @@ def made(module, rng):
 
 
 def gated_params(rng, *, bias=False):
-    return made(GatedFeedForward(5, hidden=11, bias=bias, rngs=nnx.Rngs(0)), rng)[1]
+    return made(GatedFeedForward(5, hidden=11, use_bias=bias, rngs=nnx.Rngs(0)), rng)[1]
 
 
 @pytest.mark.parametrize("activation, bias", [(gelu, True), (gelu_tanh, True), (relu, False)])
 def test_feed_forward_equals_its_twin(activation, bias):
     rng = np.random.default_rng(0)
-    apply, params = made(FeedForward(5, hidden=11, bias=bias, rngs=nnx.Rngs(0)), rng)
+    apply, params = made(FeedForward(5, hidden=11, use_bias=bias, rngs=nnx.Rngs(0)), rng)
     x = rng.standard_normal((2, 3, 5))
 
     def ours(params, x):
@@ -45,7 +45,7 @@ def test_feed_forward_equals_its_twin(activation, bias):
 @pytest.mark.parametrize("activation, bias", [(sigmoid, True), (gelu_tanh, False)])
 def test_gated_feed_forward_equals_its_twin(activation, bias):
     rng = np.random.default_rng(2)
-    apply, params = made(GatedFeedForward(5, hidden=11, bias=bias, rngs=nnx.Rngs(0)), rng)
+    apply, params = made(GatedFeedForward(5, hidden=11, use_bias=bias, rngs=nnx.Rngs(0)), rng)
 
     def ours(params, x):
         return gated_feed_forward(params, x, activation=activation)
