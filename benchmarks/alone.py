@@ -9,18 +9,19 @@ from pathlib import Path
 
 
 def main(engine, size, rounds):
-    """Times as `benchmarks.training.timed` has them, and how far memory rose above the start."""
+    """Times as `benchmarks.report.timed` has them, and how far memory rose above the start."""
     from reference.memory import keep_freed_memory
 
     keep_freed_memory()  # as every process that times
     from benchmarks.engines import ENGINES, SIZES, Problem
-    from benchmarks.training import timed
+    from benchmarks.report import timed
+    from benchmarks.training import PARTS
 
     before = resident()
     calls = ENGINES[engine](Problem(SIZES[size]))
     calls.step()
     clear_peak()
-    timings = timed({engine: calls}, int(rounds))[engine]
+    timings = timed({engine: calls}, int(rounds), PARTS)[engine]
     return timings | {"peak_bytes": resident("VmHWM") - before}
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 import reference
 from benchmarks.cases import CASES
-from benchmarks.cases.calls import ENGINES, TOLERANCE, time_of, verify
+from benchmarks.cases.calls import ENGINES, TOLERANCE, verify
 from benchmarks.cases.case import ON_CPU, ON_GPU, cotangent
 from benchmarks.cases.picture import LIMIT, by_family, draw
 from benchmarks.report import (
@@ -20,9 +20,9 @@ from benchmarks.report import (
     described,
     header,
     interval,
-    median,
     ratio,
     save_json,
+    timed,
 )
 from benchmarks.training import allocator, has
 from reference.errors import InputError
@@ -101,7 +101,8 @@ def measure(name, sizes, rounds, engines):
     calls = {e: ENGINES[e](case, dy) for e in engines if e != "PyTorch" or case.torch}
     compared = {e: c for e, c in calls.items() if not (case.noise and e == "PyTorch")}
     verify(name, compared)
-    timings = timed(calls, rounds)
+    each = timed(calls, rounds, PARTS)
+    timings = {part: {engine: times[part] for engine, times in each.items()} for part in PARTS}
     return {
         "name": name,
         "family": family,
@@ -110,21 +111,6 @@ def measure(name, sizes, rounds, engines):
         "compile_seconds": calls["Flax"].compile_seconds,
         "ratios": {part: ratios(times) for part, times in timings.items()},
     } | timings
-
-
-def timed(calls, rounds):
-    """The times of each part of each engine, all in turn.
-
-    A turn begins with a call that is not timed, as in `training`: it finds the caches and the idle
-    threads of the engine before it.
-    """
-    seconds = {part: {name: [] for name in calls} for part in PARTS}
-    for _ in range(rounds):
-        for name, each in calls.items():
-            each.gradients()
-            for part in PARTS:
-                seconds[part][name].append(time_of(getattr(each, part)))
-    return {part: {name: median(s) for name, s in s.items()} for part, s in seconds.items()}
 
 
 def ratios(timings):

@@ -5,6 +5,7 @@ import os
 import platform
 import statistics
 import subprocess
+import time
 from importlib import metadata
 from pathlib import Path
 
@@ -110,6 +111,28 @@ def median(seconds):
         below += ways
     middle, low, high = statistics.median(ordered), ordered[rank], ordered[n - 1 - rank]
     return {"median": middle, "low": low, "high": high, "seconds": list(seconds)}
+
+
+def time_of(call):
+    """Seconds that a function without arguments takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def timed(engines, rounds, parts):
+    """The medians of some calls of each engine, all in turn: {engine: {part: …}}.
+
+    A turn begins with a call of `gradients` that is not timed: it finds the caches and idle threads
+    of the engine before it, which whoever uses one engine would not.
+    """
+    seconds = {name: {part: [] for part in parts} for name in engines}
+    for _ in range(rounds):
+        for name, calls in engines.items():
+            calls.gradients()
+            for part in parts:
+                seconds[name][part].append(time_of(getattr(calls, part)))
+    return {name: {part: median(s) for part, s in found.items()} for name, found in seconds.items()}
 
 
 def ratio(ours, theirs):

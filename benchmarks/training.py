@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +33,8 @@ from benchmarks.report import (
     median,
     ratio,
     save_json,
+    time_of,
+    timed,
 )
 
 PARTS = {"gradients": "forward, loss and backward", "step": "the whole step, with AdamW"}
@@ -142,12 +143,6 @@ def repeated_ids(size, console):
     return times
 
 
-def time_of(call):
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
 def measure(size, head, console, *, on_gpu):
     """All engines at one size: checked against each other, warmed up, then timed in turn."""
     with console.status(f"{size}: compiling"):
@@ -156,7 +151,9 @@ def measure(size, head, console, *, on_gpu):
         verified = verify(engines, loose=on_gpu)
     console.print(f"{size}: {verified}")
     with console.status(f"{size.rounds} rounds of {', '.join(engines)}"):
-        timings = timed(engines, size.rounds)
+        for calls in engines.values():
+            calls.step()
+        timings = timed(engines, size.rounds, PARTS)
     parts = {part: {name: timings[name][part] for name in engines} for part in PARTS}
     return {
         "size": str(size),
@@ -181,23 +178,6 @@ def verify(engines, loose=False):
                 f"{next(iter(values))} {loss:.7f} and {norm:.6f}: what differs is not timed"
             )
     return f"loss {loss:.5f} and gradient {norm:.4f} in all engines"
-
-
-def timed(engines, rounds):
-    """The times of each engine's parts, all in turn.
-
-    A turn begins with a call that is not timed: it finds the caches and idle threads of the engine
-    before it, which a training run would not.
-    """
-    seconds = {name: {part: [] for part in PARTS} for name in engines}
-    for calls in engines.values():
-        calls.step()
-    for _ in range(rounds):
-        for name, calls in engines.items():
-            calls.gradients()
-            for part in PARTS:
-                seconds[name][part].append(time_of(getattr(calls, part)))
-    return {name: {part: median(s) for part, s in parts.items()} for name, parts in seconds.items()}
 
 
 def by_itself(engine, size, rounds):

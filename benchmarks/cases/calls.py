@@ -1,14 +1,13 @@
 """A case as each engine has it to time, and whether they agree."""
 
 import os
-import time
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from benchmarks.cases import pytorch
-from benchmarks.report import Mismatch
+from benchmarks.report import Mismatch, time_of
 
 # Of float32, in sums of up to a million numbers: value and gradients of two engines may differ by
 # so much of an array's largest element; or of a hundredth of the largest in its tree, where one is
@@ -122,12 +121,6 @@ def from_torch(tree):
 
 def is_kernel(path):
     return bool(path) and str(getattr(path[-1], "key", "")).split(".")[-1] == "kernel"
-
-
-def time_of(call):
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 ENGINES = {"NumPy": numpy_calls, "Flax": flax_calls, "PyTorch": torch_calls}

@@ -10,7 +10,7 @@ from rich.console import Console
 from benchmarks import __main__ as commands
 from benchmarks import components
 from benchmarks.cases import CASES
-from benchmarks.cases.calls import ENGINES, Calls, furthest, verify
+from benchmarks.cases.calls import ENGINES, furthest, verify
 from benchmarks.cases.case import Sizes, cotangent
 from benchmarks.report import Mismatch, median
 from reference.errors import InputError
@@ -177,16 +177,6 @@ def test_an_engine_that_is_not_here_is_a_dash_or_no_column(tmp_path, capsys, eng
     assert "Whole blocks" not in printed
     assert ("NumPy" in printed.splitlines()[1]) == ("NumPy" in engines)
     assert (tmp_path / "components.png").exists() == ("PyTorch" in engines)
-
-
-def test_engines_take_turns_and_begin_with_a_call_that_is_not_timed():
-    order = []
-    calls = {
-        name: Calls(partial(order.append, name.lower()), partial(order.append, name), None)
-        for name in "AB"
-    }
-    timings = components.timed(calls, 6)
-    assert "".join(order) == 6 * "AaABbB" and list(timings["forward"]) == ["A", "B"]
 
 
 def test_errors_are_of_an_array_s_size_or_of_its_tree_s():

@@ -2,6 +2,7 @@ import math
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -66,3 +67,14 @@ def test_the_commit_is_not_that_of_another_project(tmp_path):
         [sys.executable, "-c", code], env=here, check=True, capture_output=True, text=True
     )
     assert run.stdout.strip() == "None"
+
+
+def test_engines_take_turns_and_begin_with_a_call_that_is_not_timed():
+    class Calls:
+        def __init__(self, name):
+            self.gradients, self.step = (partial(order.append, n) for n in (name, name.lower()))
+
+    order = []
+    timings = report.timed({name: Calls(name) for name in "AB"}, 6, ("gradients", "step"))
+    assert "".join(order) == 6 * "AAaBBb" and list(timings) == ["A", "B"]
+    assert all(len(timings["B"][part]["seconds"]) == 6 for part in ("gradients", "step"))

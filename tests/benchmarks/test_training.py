@@ -2,7 +2,6 @@ import json
 import shutil
 import sys
 from dataclasses import replace
-from functools import partial
 
 import jax
 import numpy as np
@@ -109,17 +108,6 @@ def test_what_differs_is_not_timed(tmp_path, monkeypatch, tiny, theirs, message)
     with pytest.raises(Mismatch, match=message):
         training.run(tmp_path, sizes=["small"])
     assert not list(tmp_path.iterdir())
-
-
-def test_engines_take_turns_and_begin_with_a_call_that_is_not_timed():
-    order = []
-    engines = {
-        name: Calls(partial(order.append, name), partial(order.append, name.lower()), None)
-        for name in "AB"
-    }
-    timings = training.timed(engines, 6)
-    assert "".join(order) == "ab" + 6 * "AAaBBb" and list(timings) == ["A", "B"]
-    assert all(len(timings[name][part]["seconds"]) == 6 for name in "AB" for part in training.PARTS)
 
 
 def test_overheads_are_compared_with_the_bare_step_of_the_same_layout():
