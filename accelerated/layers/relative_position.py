@@ -12,12 +12,12 @@ from accelerated.layers.dropout import dropout
 from accelerated.layers.embedding import Embed
 from accelerated.layers.linear import Linear
 from accelerated.layers.softmax import softmax
+from reference.layers.mask import moved
 from reference.layers.relative_position import (
     check_buckets,
     check_memory,
     check_tables,
     distance_waves,
-    moved,
     relative_buckets,
     shift,
 )

@@ -11,7 +11,7 @@ from reference.layers.attention import attention, merge, split
 from reference.layers.embedding import check_ids, check_integers, embed, unembed
 from reference.layers.feed_forward import feed_forward
 from reference.layers.linear import linear
-from reference.layers.mask import causal
+from reference.layers.mask import causal, moved
 from reference.layers.normalization import layer_norm
 from reference.layers.position import learned_position
 from reference.layers.residual import pre_norm
@@ -78,7 +78,7 @@ def cached_attention(params, x, *, cache, start):
     cache[0, :, :, start:end] = k
     cache[1, :, :, start:end] = v
     keys, values = cache[:, :, :, :end]
-    context, _ = attention(q, keys, values, mask=lambda t, s: causal(start + t, s))
+    context, _ = attention(q, keys, values, mask=moved(causal, start))
     return linear(params["out"], merge(context))[0], None
 
 

@@ -163,6 +163,21 @@ def either(*masks):
     return mask
 
 
+def moved(mask, offset):
+    """A mask for queries of which the first stands at `offset`: those before it are in a cache.
+
+    An array is for the queries that there are, and stays what it is.
+    """
+    if not callable(mask):
+        return mask
+
+    def there(t, s):
+        return mask(t + offset, s)
+
+    there.parts = [moved(part, offset) for part in getattr(mask, "parts", ())]
+    return there
+
+
 def at(array, positions):
     """An array (B, S) at some positions, as (B, 1, …): the 1 is for the heads.
 

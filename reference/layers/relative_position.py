@@ -13,6 +13,7 @@ from reference.layers.attention import attention, merge, split, sum_to, visible
 from reference.layers.dropout import dropout
 from reference.layers.embedding import embed
 from reference.layers.linear import linear, rows
+from reference.layers.mask import moved
 from reference.layers.position import check_waves, waves
 from reference.layers.softmax import softmax
 
@@ -254,18 +255,6 @@ def unshift(da):
     numbers = np.zeros((*leading, queries * (queries + keys)), da.dtype)
     numbers[..., queries:].reshape(*leading, queries, -1)[..., :keys] = da  # that is a view
     return numbers.reshape(*leading, queries, -1)
-
-
-def moved(mask, offset):
-    """A mask for queries of which the first stands at `offset`."""
-    if not callable(mask):
-        return mask
-
-    def there(t, s):
-        return mask(t + offset, s)
-
-    there.parts = [moved(part, offset) for part in getattr(mask, "parts", ())]
-    return there
 
 
 def check_buckets(buckets, bidirectional, max_distance):
