@@ -200,7 +200,7 @@ def sum_to(shape, da):
     """The backward of broadcasting `shape` to that of da: a sum over each axis that was made."""
     leading = da.ndim - len(shape)
     made = tuple(i + leading for i, n in enumerate(shape) if n == 1 and da.shape[i + leading] > 1)
-    return da.sum(axis=(*range(leading), *made), keepdims=True).reshape(shape)
+    return da.sum(axis=(*range(leading), *made)).reshape(shape)
 
 
 def split(a, heads):

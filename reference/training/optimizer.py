@@ -258,7 +258,7 @@ def in_blocks(function, *arrays, outputs=3, size=1 << 18):
             result[block] = part
 
     starts = range(0, flat[0].size, size)
-    if len(starts) < 2:
+    if len(starts) < 2:  # the same numbers either way: one block is not worth a thread
         list(map(compute, starts))
     else:
         with ThreadPoolExecutor() as pool:  # NumPy lets go of the interpreter while it computes

@@ -435,6 +435,8 @@ def test_images_that_are_no_patches_are_named(engine, shape, size, message):
         ("patches", (15, 5), {"size": 3}, r"x has shape \(15, 5\)"),
         ("assemble", (2, 9, 63), {"size": 3, "grid": (2, 5)}, r"\(2, 9, 63\), for size 3 and grid"),
         ("assemble", (2, 10, 62), {"size": 3, "grid": (2, 5)}, r"\(2, 10, 62\), for size 3"),
+        ("assemble", (2, 10, 63), {"size": 3.0, "grid": (2, 5)}, r"for size 3.0"),
+        ("patches", (6, 15, 5), {"size": 3.0}, r"size is 3.0, the image \(6, 15\)"),
         ("assemble", (2, 10, 63), {"size": 3, "grid": (2, 5, 1)}, r"grid is \(2, 5, 1\); give"),
         ("nearest_upsample", (6, 15, 5), {"factor": 0}, "factor is 0; give an integer from 1 on"),
         ("nearest_upsample", (15, 5), {"factor": 2}, r"x has shape \(15, 5\)"),

@@ -64,6 +64,13 @@ def test_a_student_that_equals_its_teacher_has_nothing_to_learn(seed, temperatur
     assert loss == 0 and not backward(1.0).any()
 
 
+def test_nothing_is_a_loss_of_0():
+    """Turns red if the number of rows, of which there is the mean, may be 0."""
+    nothing = np.zeros((0, 5))
+    options = {"teacher_logits": nothing, "temperature": 2.0}
+    assert distillation(nothing, **options)[0] == 0 == twins.distillation(nothing, **options)
+
+
 @given(st.integers(0, 2**32), st.floats(0.1, 100))
 def test_anything_else_has(seed, temperature):
     """Turns red if student and teacher change places, in the sign of the logarithm."""

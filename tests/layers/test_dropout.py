@@ -40,6 +40,15 @@ def test_without_a_key_or_a_rate_nothing_is_dropped(component, rate, key):
     np.testing.assert_array_equal(backward(dy), dy)
 
 
+def test_a_rate_of_0_draws_nothing_and_an_element_at_the_rate_is_kept():
+    """Turns red with `>` for `>=`: then a uniform of 0 would be dropped at any rate."""
+    x = np.arange(5.0)
+    assert dropout(x, rate=0.0, key=KEY)[0] is x
+    uniforms = random.uniform(KEY, (5,))
+    y, _ = dropout(np.ones(5), rate=float(uniforms[2]), key=KEY)
+    np.testing.assert_array_equal(y != 0, uniforms >= uniforms[2])
+
+
 def test_a_share_of_rate_is_dropped_and_the_mean_stays():
     """Turns red if what is kept is not scaled by 1 / (1 - rate)."""
     n, rate = 1_000_000, 0.3
