@@ -46,7 +46,7 @@ def run(out, *, only=None, rounds=None, memory_kept=False, sizes=None):
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     console = Console(soft_wrap=True, highlight=False)
-    console.width = max(console.width, 132)  # of the table
+    console.width = max(console.width, 150)  # of the table
     head = header("float32", ["torch"] if has("torch") else [])
     head["allocator"] = allocator(memory_kept)
     console.print(described(head), head["allocator"], "", sep="\n")

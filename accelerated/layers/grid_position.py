@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from accelerated.layers.position import for_each
 from reference.layers.grid_position import (
     check_interpolation,
     check_table,
@@ -33,13 +34,13 @@ class LearnedGridPosition(nnx.Module):
         check_table(len(table), self.grid, self.extra)
         check_tokens(x.shape[-2], there, self.extra)
         if there == self.grid:
-            return x + table
+            return x + for_each(x, table)
         wide = jnp.promote_types(table.dtype, jnp.float32)
         matrices = interpolation_matrices(self.grid, there, self.interpolation, wide)
         patches = table[self.extra :].reshape(*self.grid, -1).astype(wide)
         new = jnp.einsum("pr,qc,rcd->pqd", *matrices, patches, precision="highest")
         new_rows = new.reshape(-1, table.shape[-1]).astype(table.dtype)
-        return x + jnp.concatenate([table[: self.extra], new_rows])
+        return x + for_each(x, jnp.concatenate([table[: self.extra], new_rows]))
 
 
 def sinusoidal_grid_position(x, *, grid, extra=0, spacing="paper"):
