@@ -110,7 +110,12 @@ def measure(name, sizes, rounds, engines):
         "compared": list(compared),
         "compile_seconds": calls["Flax"].compile_seconds,
         "ratios": {part: ratios(times) for part, times in timings.items()},
-    } | timings
+    } | {part: without_seconds(times) for part, times in timings.items()}
+
+
+def without_seconds(timings):
+    """Medians and intervals alone: every timing of seventy components would be a large file."""
+    return {e: {k: v for k, v in t.items() if k != "seconds"} for e, t in timings.items()}
 
 
 def ratios(timings):
