@@ -24,7 +24,7 @@ PLAIN = {
     "xla_backend_optimization_level": 0,
     "xla_disable_hlo_passes": "fusion",
 }
-DRAWS = 8  # how far off one rounding is, is luck: errors are means over so many draws
+DRAWS = 32  # how far off one rounding is, is luck: errors are means over so many draws
 
 
 def assert_mirror(reference, accelerated, *args, rng, tolerance=COMPONENT, narrow=NARROW, **kwargs):
