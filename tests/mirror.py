@@ -99,6 +99,11 @@ class Watched(np.ndarray):
     def __array_finalize__(self, other):
         assert self.dtype != np.float64, "float64 in a float32 call"
 
+    def __array_function__(self, function, types, args, kwargs):
+        """np.where, np.einsum and others like them would give arrays that are not watched."""
+        results = super().__array_function__(function, types, args, kwargs)
+        return jax.tree.map(lambda a: a.view(Watched) if type(a) is np.ndarray else a, results)
+
 
 def assert_no_float64(reference, accelerated, args, dy, **kwargs):
     """A float32 call stays in float32, on the way too: what is wider costs twice the time.

@@ -14,7 +14,7 @@ from accelerated.layers.linear import Linear
 from accelerated.layers.normalization import QueryKeyNorm
 from accelerated.layers.softmax import softmax, softmax_with_sink
 from reference.errors import InputError
-from reference.layers.attention import check_heads
+from reference.layers.attention import check_attention, check_heads, check_mask
 from reference.layers.mask import causal
 
 __all__ = ["attention", "CrossAttention", "MultiHeadAttention"]
@@ -42,6 +42,7 @@ def attention(
     that with implementation="cudnn", the fused kernel of NVIDIA's GPUs.
     Raises InputError for what that kernel cannot do, or another implementation.
     """
+    check_attention(q.shape, k.shape, v.shape, bias, sink)
     if implementation is not None:
         noise = key is not None and rate > 0
         more = any(option is not None for option in (bias, sink, soft_cap))
@@ -55,6 +56,8 @@ def attention(
     all_bias = None if bias is None else jnp.broadcast_to(bias, (*bias.shape[:-2], *shape[-2:]))
     kept = dropout(jnp.ones(shape, v.dtype), rate=rate, key=key)
     outputs = []
+    if mask is not None and not callable(mask):
+        check_mask(mask, shape)
     for t, s in tiles(mask, *shape[-2:]):
         scores = jnp.einsum(
             "...tk,...sk->...ts", scaled[..., t, :], k[..., s, :], preferred_element_type=wide
@@ -164,7 +167,10 @@ def tiles(mask, queries, keys):
     One tile of all where the mask is an array, or is not known before the function runs; of a mask
     that is `both` of some, those that are known say what is seen.
     """
-    size = max(-(-queries // 4), 64) if callable(mask) else queries
+    if not callable(mask):
+        yield slice(0, queries), slice(0, keys)
+        return
+    size = max(-(-queries // 4), 64)
     for start in range(0, queries, size):
         t = slice(start, min(start + size, queries))
         seen = known_part(mask, t, slice(0, keys))

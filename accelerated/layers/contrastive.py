@@ -2,8 +2,9 @@
 
 import jax.numpy as jnp
 
-from accelerated.layers.loss import binary_cross_entropy, cross_entropy, widen
+from accelerated.layers.loss import binary_cross_entropy, cross_entropy
 from accelerated.layers.normalization import l2_norm
+from accelerated.layers.softmax import widen
 from reference.layers.contrastive import check_pairs
 
 __all__ = ["clip_loss", "siglip_loss"]

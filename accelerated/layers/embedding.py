@@ -46,7 +46,14 @@ class SegmentEmbed(Embed):
 
 def without_negatives(ids, vocabulary):
     """Ids below 0 sent past the end: JAX would count them from there."""
-    return jnp.where(ids < 0, vocabulary, ids)
+    wide = signed(ids)
+    return jnp.where(wide < 0, vocabulary, wide)
+
+
+def signed(ids):
+    """Integers that can be compared with a vocabulary and with -100: of 8 bits they would wrap."""
+    given = jnp.asarray(ids)
+    return given.astype(f"int{max(8 * given.dtype.itemsize, 32)}")
 
 
 def known(array):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from accelerated.layers.embedding import known, without_negatives
-from accelerated.layers.softmax import log_softmax
+from accelerated.layers.embedding import known, signed, without_negatives
+from accelerated.layers.softmax import log_softmax, widen
 from reference.layers.embedding import check_ids, check_integers
 from reference.layers.loss import (
     check_follows,
@@ -40,7 +40,7 @@ def binary_cross_entropy(logits, *, labels):
 def cross_entropy(logits, *, labels, ignore=-100):
     """In float32 or wider.  A label outside the vocabulary gives NaN where it is not known yet."""
     check_known_labels(labels, logits, ignore)
-    at_label = without_negatives(jnp.where(labels == ignore, 0, labels), logits.shape[-1])
+    at_label = kept_or_0(labels, logits.shape[-1], ignore)
     each = optax.softmax_cross_entropy_with_integer_labels(widen(logits), at_label)
     return mean_of_kept(each, labels, logits.shape[-1], ignore)
 
@@ -50,7 +50,7 @@ def smoothed_cross_entropy(logits, *, labels, smoothing, ignore=-100):
     check_smoothing(smoothing)
     check_known_labels(labels, logits, ignore)
     log_probabilities = log_softmax(widen(logits))
-    at_label = without_negatives(jnp.where(labels == ignore, 0, labels), logits.shape[-1])
+    at_label = kept_or_0(labels, logits.shape[-1], ignore)
     log_at_label = jnp.take_along_axis(log_probabilities, at_label[..., None], axis=-1)[..., 0]
     surprisal = -(1 - smoothing) * log_at_label - smoothing * log_probabilities.mean(axis=-1)
     return mean_of_kept(surprisal, labels, logits.shape[-1], ignore)
@@ -69,9 +69,7 @@ def masked_language_modelling(logits, *, tokens, masked):
     check_integers(tokens, name="tokens")
     if known(tokens) and known(masked):
         check_ids(np.where(masked, tokens, 0), logits.shape[-1], name="tokens")
-    ids = jnp.asarray(tokens)
-    signed = ids.astype(f"int{max(8 * ids.dtype.itemsize, 32)}")  # which -100 needs, of uint16 too
-    labels = jnp.where(masked, without_negatives(signed, logits.shape[-1]), -100)
+    labels = jnp.where(masked, without_negatives(tokens, logits.shape[-1]), -100)
     return cross_entropy(logits, labels=labels)
 
 
@@ -83,19 +81,21 @@ def next_sentence(logits, *, follows):
 
 def check_known_labels(labels, logits, ignore):
     """Raise what `cross_entropy` does."""
-    check_labels(labels.shape, logits.shape)
     check_integers(labels, name="labels")
+    check_labels(labels.shape, logits.shape)
     if known(labels):
         check_ids(np.asarray(labels), logits.shape[-1], name="labels", ignore=ignore)
 
 
+def kept_or_0(labels, vocabulary, ignore):
+    """The labels to gather at: 0 where there is none, past the end where it is below 0."""
+    ids = signed(labels)
+    return without_negatives(jnp.where(ids == ignore, 0, ids), vocabulary)
+
+
 def mean_of_kept(each, labels, vocabulary, ignore):
     """The mean where the label is not `ignore`; NaN if one of those is outside the vocabulary."""
-    kept = labels != ignore
-    sound = jnp.where((labels >= 0) & (labels < vocabulary), each, jnp.nan)
+    ids = signed(labels)
+    kept = ids != ignore
+    sound = jnp.where((ids >= 0) & (ids < vocabulary), each, jnp.nan)
     return jnp.where(kept, sound, 0).sum() / jnp.maximum(kept.sum(), 1).astype(each.dtype)
-
-
-def widen(x):
-    """In float32 or wider."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -5,20 +5,28 @@ import jax.numpy as jnp
 from flax import nnx
 
 from accelerated.layers.embedding import known
-from reference.layers.position import check_length, check_waves, wave_frequencies, waves
+from reference.layers.position import (
+    check_length,
+    check_offset,
+    check_waves,
+    wave_frequencies,
+    waves,
+)
 
 __all__ = ["LearnedPosition", "sinusoidal_position", "sinusoidal_position_concatenated"]
 
 
 class LearnedPosition(nnx.Module):
-    """`offset` may be an array: then no error can be raised, and its range is the caller's."""
+    """Of an `offset` that is not known while it is compiled the range is the caller's to check."""
 
     def __init__(self, context, width, *, rngs):
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), (context, width)))
 
     def __call__(self, x, *, offset=0):
         length = x.shape[-2]
-        check_length(length + (offset if isinstance(offset, int) else 0), self.embedding.shape[0])
+        if known(offset):
+            check_offset(int(offset))
+        check_length(length + (int(offset) if known(offset) else 0), self.embedding.shape[0])
         return x + for_each(x, jax.lax.dynamic_slice_in_dim(self.embedding[...], offset, length))
 
 

@@ -2,7 +2,7 @@
 
 import optax
 
-from accelerated.layers.loss import widen
+from accelerated.layers.softmax import widen
 from reference.layers.loss import check_positive, check_same_shape
 
 __all__ = ["huber", "squared_error"]

@@ -201,8 +201,9 @@ def soft_cap(x, *, cap):
         dx = dy (1 - tanh²(x / cap)).
     """
     check_cap(cap)
-    t = np.tanh(x / cap)
-    y = cap * t
+    c = float(cap)  # a number of NumPy's would make everything float64
+    t = np.tanh(x / c)
+    y = c * t
     return y, lambda dy: dy * (1 - t * t)
 
 

@@ -5,7 +5,7 @@
 
 import numpy as np
 
-from reference.errors import InputError
+from reference.errors import DtypeError, InputError
 from reference.layers.activation import soft_cap as cap_scores
 from reference.layers.dropout import dropout
 from reference.layers.linear import linear
@@ -29,13 +29,15 @@ def attention(
     What later systems add: bias, broadcast to (..., T, S), is added to the scores (T5, ALiBi);
     sink (H,), as in `softmax_with_sink` (GPT-OSS); scale in place of 1/√K (T5 and GPT-Neo: 1);
     soft_cap c: scores pass `soft_cap` before the mask (Gemma 2).
+    Raises InputError for shapes that do not fit, DtypeError for a mask that is not of booleans.
     Source: Vaswani et al. 2017, eq. 1.
 
     Backward: y = A v is a product, and so are the scores, so each factor is differentiated by the
     other:  dv = Aᵀ dy,  dA = dy vᵀ,  dscores = softmax's backward of dA,
         dq = dscores k / √K,   dk = dscoresᵀ q / √K,   dbias = dscores, summed as it was broadcast.
     """
-    scale_by = q.shape[-1] ** -0.5 if scale is None else scale
+    check_attention(q.shape, k.shape, v.shape, bias, sink)
+    scale_by = q.shape[-1] ** -0.5 if scale is None else float(scale)
     scores = (q * scale_by) @ k.mT
     if bias is not None:
         scores += bias
@@ -216,9 +218,46 @@ def merge(a):
 
 def visible(mask, shape):
     """A mask as a boolean array: a function is asked for every pair of positions of (..., T, S)."""
-    if not callable(mask):
-        return mask
-    return mask(np.arange(shape[-2])[:, None], np.arange(shape[-1])[None])
+    seen = mask
+    if callable(mask):
+        seen = mask(np.arange(shape[-2])[:, None], np.arange(shape[-1])[None])
+    check_mask(seen, shape)
+    return seen
+
+
+def check_mask(mask, shape):
+    """Raise DtypeError unless a mask is of booleans, InputError unless it fits scores (..., T, S)."""
+    dtype = getattr(mask, "dtype", None)
+    if not np.issubdtype(dtype, np.bool_):
+        raise DtypeError(
+            f"the mask is {'of ' + str(dtype) if dtype is not None else type(mask).__name__}; give "
+            "booleans, True where a query may look (of a mask that is added to scores: mask == 0)"
+        )
+    check_broadcast(mask.shape, shape, name="the mask")
+
+
+def check_broadcast(shape, scores, *, name):
+    """Raise InputError unless an array of a shape can be repeated to that of the scores."""
+    fits = len(shape) <= len(scores)
+    if not fits or any(n not in (1, m) for n, m in zip(shape[::-1], scores[::-1], strict=False)):
+        raise InputError(
+            f"{name} has shape {tuple(shape)}, the scores {tuple(scores)}; give one that "
+            "broadcasts to it"
+        )
+
+
+def check_attention(q, k, v, bias, sink):
+    """Raise InputError unless queries, keys, values (shapes), bias and sink (arrays) fit."""
+    if len(q) < 2 or q[:-2] != k[:-2] or q[-1] != k[-1] or k[:-1] != v[:-1]:
+        raise InputError(
+            f"q has shape {tuple(q)}, k {tuple(k)}, v {tuple(v)}; give (..., T, K), (..., S, K), "
+            "(..., S, K), with the same leading axes"
+        )
+    scores = (*q[:-1], k[-2])
+    if bias is not None:
+        check_broadcast(bias.shape, scores, name="bias")
+    if sink is not None and sink.shape != q[-3:-2]:
+        raise InputError(f"sink has shape {tuple(sink.shape)}, q {tuple(q)}; give one a head")
 
 
 def check_heads(width, heads, groups=None):

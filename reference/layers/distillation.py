@@ -30,7 +30,8 @@ def distillation(logits, *, teacher_logits, temperature):
     log_q, _ = log_softmax(logits / temperature)
     log_p, _ = log_softmax(teacher_logits.astype(logits.dtype) / temperature)
     p = np.exp(log_p)
-    loss = temperature**2 / count * np.vecdot(p, log_p - log_q).sum()
+    difference = np.subtract(log_p, log_q, where=p > 0, out=np.zeros_like(p))  # 0 log 0 is 0
+    loss = temperature**2 / count * np.vecdot(p, difference).sum()
 
     def backward(dloss):
         return (temperature / count * dloss) * (np.exp(log_q) - p)

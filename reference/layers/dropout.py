@@ -26,7 +26,7 @@ def dropout(x, *, rate, key=None):
     if key is None or rate == 0:
         return x, lambda dy: dy
     keep = random.uniform(key, x.shape) >= rate
-    scale = keep.astype(x.dtype) / (1 - rate)
+    scale = keep.astype(x.dtype) / (1 - float(rate))
     return x * scale, lambda dy: dy * scale
 
 

@@ -22,7 +22,7 @@ def linear(params, x):
         dW = Σₙ xₙᵀ dyₙ,   db = Σₙ dyₙ,   dx = dy Wᵀ.
     """
     # One product of two matrices, whatever the leading axes: a single call of the BLAS.
-    y = (rows(x) @ params["kernel"]).reshape(*x.shape[:-1], -1)
+    y = (rows(x) @ params["kernel"]).reshape(*x.shape[:-1], params["kernel"].shape[-1])
     if "bias" in params:
         np.add(y, params["bias"], out=y)  # in place: another array would double the time
 

@@ -6,7 +6,7 @@ Each takes scores of any size, never probabilities, which would round to 0 or 1.
 import numpy as np
 
 from reference.errors import DtypeError, InputError
-from reference.layers.embedding import check_ids
+from reference.layers.embedding import check_ids, check_integers
 from reference.layers.softmax import log_softmax
 
 __all__ = [
@@ -180,6 +180,7 @@ def next_sentence(logits, *, follows):
 
 def kept_labels(logits, labels, ignore):
     """Which labels are not ignored, and how many, at least 1; raises what `cross_entropy` does."""
+    check_integers(labels, name="labels")
     check_labels(labels.shape, logits.shape)
     check_ids(labels, logits.shape[-1], name="labels", ignore=ignore)
     kept = labels != ignore
@@ -240,6 +241,6 @@ def check_smoothing(smoothing):
 
 
 def check_positive(number, *, name):
-    """Raise InputError unless it is above 0."""
-    if not number > 0:
-        raise InputError(f"{name} is {number}; give a number above 0")
+    """Raise InputError unless it is above 0, and finite."""
+    if not 0 < number < np.inf:
+        raise InputError(f"{name} is {number}; give a finite number above 0")

@@ -31,11 +31,12 @@ def padding(kept):
     """Nobody looks at what only fills a batch up.
 
     kept (B, S): True where there is a token.
-    Raises DtypeError unless they are booleans.
+    Raises DtypeError unless they are booleans, InputError for another shape.
     Source: Devlin et al. 2018, `input_mask` of the released code.
     """
     if not np.issubdtype(getattr(kept, "dtype", np.object_), np.bool_):
         raise DtypeError("kept is no array of booleans; give True where there is a token")
+    check_batch(kept, name="kept")
 
     def mask(t, s):
         return at(kept, s)
@@ -48,10 +49,11 @@ def documents(ids):
 
     ids (B, T): a number for each token, the same for those of one text.  With `causal`, what comes
     out for a text is what would come out for it alone, if its positions are its own too.
-    Raises DtypeError unless they are integers.
+    Raises DtypeError unless they are integers, InputError for another shape.
     Source: Krell et al. 2021, "Efficient sequence packing without cross-contamination".
     """
     check_integers(ids, name="ids")
+    check_batch(ids, name="ids")
 
     def mask(t, s):
         return at(ids, t) == at(ids, s)
@@ -66,7 +68,7 @@ def prefix(length):
     Raises InputError for a negative length.
     Source: Raffel et al. 2020, sec. 3.2.1 and figure 3.
     """
-    if isinstance(length, int | np.integer | np.ndarray):  # else it is not known yet
+    if isinstance(length, int | float | np.generic | np.ndarray):  # else it is not known yet
         check_at_least(0, length=length)
     lengths = np.reshape(length, (-1, 1, 1, 1)) if np.ndim(length) else length
 
@@ -195,7 +197,13 @@ def at(array, positions):
 
 
 def check_at_least(least, **sizes):
-    """Raise InputError for a size that is less, by its name."""
+    """Raise InputError for a size that is less, or no integer, by its name."""
     for name, size in sizes.items():
-        if np.min(size) < least:
-            raise InputError(f"{name} is {size}; give {least} or more")
+        if not np.issubdtype(np.asarray(size).dtype, np.integer) or np.min(size) < least:
+            raise InputError(f"{name} is {size}; give {least} or more, an integer")
+
+
+def check_batch(array, *, name):
+    """Raise InputError unless there is a row for each sequence of a batch."""
+    if array.ndim != 2:
+        raise InputError(f"{name} has shape {tuple(array.shape)}; give one row a sequence, (B, S)")

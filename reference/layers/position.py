@@ -16,7 +16,7 @@ def learned_position(params, x, *, offset=0):
 
     params: embedding P (C, D), a row for each place of a context of C.  x (..., T, D) -> the same;
     its first token stands at `offset`, which is not 0 where a cache holds those before it.
-    Raises InputError where the sequence would reach past the context.
+    Raises InputError where the sequence would reach past the context, or for an offset below 0.
     Source: Gehring et al. 2017, sec. 3.1, as in Radford et al. 2018, sec. 4.1.
 
     Backward: each row served every sequence of the batch,
@@ -24,6 +24,7 @@ def learned_position(params, x, *, offset=0):
     """
     table = params["embedding"]
     length = x.shape[-2]
+    check_offset(offset)
     check_length(offset + length, len(table))
     y = x + table[offset : offset + length]
 
@@ -112,6 +113,12 @@ def check_waves(width, spacing, *, axes=1):
             f"the width is {width}; sines and cosines in the spacing {spacing!r} need a multiple "
             f"of {multiple}, at least {least}"
         )
+
+
+def check_offset(offset):
+    """Raise InputError for a position before the first."""
+    if offset < 0:
+        raise InputError(f"offset is {offset}; give the number of tokens before, at least 0")
 
 
 def check_length(length, context):

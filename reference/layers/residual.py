@@ -13,6 +13,7 @@ norm is `layer_norm` or `rms_norm`; drop is `dropout` or `stochastic_depth`, wit
 
 import numpy as np
 
+from reference.errors import InputError
 from reference.layers.dropout import dropout
 from reference.layers.linear import rows
 from reference.layers.normalization import layer_norm
@@ -104,7 +105,7 @@ def deep_norm(
         y = norm(α x + drop(f(x)))
 
     params: sublayer, norm.  x (B, T, D) and what else f reads -> y (B, T, D).  For L equal layers
-    α = (2 L)^¼, and the first weights of the feed-forward, of value and out are scaled by
+    α = (2 L)^¼, and the initial weights of feed-forward, value and out are scaled by
     β = (8 L)^-¼: `deep_norm_scales`.
     Source: Wang et al. 2022, "DeepNet", sec. 3 and figure 2.
 
@@ -172,6 +173,9 @@ def rezero(params, x, *others, sublayer, drop=dropout, rate=0.0, key=None):
 def deep_norm_scales(layers):
     """α and β of `deep_norm` for an encoder alone or a decoder alone of L layers.
 
+    Raises InputError for fewer than one.
     Source: Wang et al. 2022, figure 2.
     """
+    if layers < 1:
+        raise InputError(f"layers is {layers}; give 1 or more")
     return (2 * layers) ** 0.25, (8 * layers) ** -0.25

@@ -227,13 +227,13 @@ def check_frequency_arguments(width, base, least=2):
     """Raise InputError unless features can be paired and each wave is longer than the last."""
     if width % 2 or width < least:
         raise InputError(f"the width is {width}; give an even one of at least {least}")
-    if base <= 1:
+    if not base > 1:
         raise InputError(f"base is {base}; give one above 1, such as 10000")
 
 
 def check_factor(factor):
     """Raise InputError for a factor that would shorten the context."""
-    if factor < 1:
+    if not 1 <= factor < math.inf:
         raise InputError(
             f"factor is {factor}; give how many times longer the context is, at least 1"
         )
@@ -241,7 +241,7 @@ def check_factor(factor):
 
 def check_context(context):
     """Raise InputError unless the context of training has a token."""
-    if context < 1:
+    if not context >= 1:
         raise InputError(f"context is {context}; give the length of training, at least 1")
 
 

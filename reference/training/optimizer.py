@@ -238,8 +238,11 @@ def clip_factor(norm, *, limit):
         g ← g · min(1, limit / ‖g‖)
 
     norm: ‖g‖;  limit > 0 -> the factor, for the optimizer to apply.
+    Raises InputError for another limit.
     Source: Pascanu et al. 2013, algorithm 1.
     """
+    if not 0 < limit < math.inf:
+        raise InputError(f"limit is {limit!r}; give the length to shorten to, a number above 0")
     return limit / max(norm, limit)
 
 
