@@ -226,7 +226,7 @@ def visible(mask, shape):
 
 
 def check_mask(mask, shape):
-    """Raise DtypeError unless a mask is of booleans, InputError unless it fits scores (..., T, S)."""
+    """Raise DtypeError unless a mask is of booleans, InputError unless it fits the scores."""
     dtype = getattr(mask, "dtype", None)
     if not np.issubdtype(dtype, np.bool_):
         raise DtypeError(

@@ -12,7 +12,7 @@ import accelerated.layers.attention as twins
 from accelerated import functional
 from accelerated.layers.rotary import rotary_halves as twin_rotary_halves
 from reference import random
-from reference.errors import InputError
+from reference.errors import DtypeError, InputError
 from reference.layers.attention import attention, cross_attention, multi_head_attention
 from reference.layers.mask import causal, sliding_window
 from reference.layers.rotary import rotary_frequencies, rotary_halves
@@ -295,8 +295,14 @@ def test_the_heads_of_a_group_read_the_same_keys():
     full = params | {name: repeated(params[name]) for name in ("key", "value")}
     expected, _ = multi_head_attention(full, x, heads=6, groups=6)
     np.testing.assert_array_equal(expected, multi_head_attention(full, x, heads=6)[0])
-    y, _ = multi_head_attention(params, x, heads=6, groups=2)
+    y, backward = multi_head_attention(params, x, heads=6, groups=2)
     np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-13)
+    dparams, dx, _ = backward(y)
+    dfull, dx_full, _ = multi_head_attention(full, x, heads=6)[1](y)
+    np.testing.assert_allclose(dx, dx_full, rtol=0, atol=1e-12)
+    for name in ("key", "value"):  # of each group the sum over its three heads
+        summed = dfull[name]["kernel"].reshape(12, 2, 3, 2).sum(axis=2).reshape(12, 4)
+        np.testing.assert_allclose(dparams[name]["kernel"], summed, rtol=0, atol=1e-12)
 
 
 def test_self_attention_is_cross_attention_to_itself():
@@ -370,3 +376,41 @@ def test_heads_that_do_not_divide_the_width_are_refused(heads):
         multi_head_attention(attention_params(21, 3), np.zeros((2, 5, 21)), heads=heads)
     with pytest.raises(InputError, match=message):
         twins.MultiHeadAttention(21, heads=heads, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("hidden", [0, 3])
+def test_an_array_that_hides_a_key_from_all_is_a_mask_like_others(hidden):
+    """Known, as here, or an argument.  Turns red if a tile of it has fewer keys than the array."""
+    q, k, v = problem(np.random.default_rng(16))
+    mask = np.ones((5, 4), bool)
+    mask[:, hidden] = False
+    expected, _ = attention(q, k, v, mask=mask)
+    np.testing.assert_allclose(twins.attention(q, k, v, mask=mask), expected, atol=1e-13)
+    inside = jax.jit(lambda q: twins.attention(q, k, v, mask=jnp.asarray(mask)))
+    np.testing.assert_allclose(inside(q), expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("engine", [attention, twins.attention])
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"mask": np.zeros((5, 4))}, DtypeError, "the mask is of float64; give booleans"),
+        ({"mask": np.ones((5, 4), int)}, DtypeError, "the mask is of int64"),
+        ({"mask": [[True]]}, DtypeError, "the mask is list; give booleans"),
+        ({"mask": np.ones((2, 1, 1, 5, 4), bool)}, InputError, r"the mask has shape \(2, 1, 1, 5"),
+        ({"mask": np.ones((5, 3), bool)}, InputError, r"the mask has shape \(5, 3\), the scores"),
+        ({"bias": np.ones((6, 1, 1, 5, 4))}, InputError, "bias has shape"),
+        ({"bias": np.ones((2, 2, 5, 4))}, InputError, "bias has shape"),
+        ({"sink": np.ones(1)}, InputError, r"sink has shape \(1,\), q .*; give one a head"),
+        ({"k": np.ones((2, 1, 4, 7))}, InputError, "the same leading axes"),
+        ({"k": np.ones((2, 3, 4, 6))}, InputError, "q has shape"),
+        ({"v": np.ones((2, 3, 3, 7))}, InputError, "q has shape"),
+    ],
+)
+def test_what_does_not_fit_into_attention_is_named(engine, change, error, message):
+    """JAX would take a mask of 0 and -inf for its opposite, and repeat what NumPy refuses."""
+    q, k, v = problem(np.random.default_rng(17))
+    arguments = {"q": q, "k": k, "v": v, "bias": None, "sink": None, "mask": None} | change
+    mask = {"mask": arguments.pop("mask")}
+    with pytest.raises(error, match=message):
+        engine(*arguments.values(), **mask)

@@ -71,6 +71,20 @@ def test_nothing_is_a_loss_of_0():
     assert distillation(nothing, **options)[0] == 0 == twins.distillation(nothing, **options)
 
 
+def test_a_class_that_the_teacher_rules_out_costs_nothing_more():
+    """Turns red if 0 log 0 is taken for NaN."""
+    student, teacher = np.array([[0.3, -1.0, 2.0]]), np.array([[1.0, 0.5, -np.inf]])
+    options = {"teacher_logits": teacher, "temperature": 2.0}
+    loss, backward = distillation(student, **options)
+    p, q = (np.exp(a / 2) / np.exp(a / 2).sum() for a in (teacher, student))
+    log = np.log(p / q, where=p > 0, out=np.zeros_like(p))
+    np.testing.assert_allclose(loss, 4 * (p * log).sum())
+    np.testing.assert_allclose(backward(1.0), 2 * (q - p), atol=1e-15)
+    value, gradient = jax.value_and_grad(twins.distillation)(student, **options)
+    np.testing.assert_allclose(value, loss, rtol=1e-12)
+    np.testing.assert_allclose(gradient, backward(1.0), atol=1e-12)
+
+
 @given(st.integers(0, 2**32), st.floats(0.1, 100))
 def test_anything_else_has(seed, temperature):
     """Turns red if student and teacher change places, in the sign of the logarithm."""
@@ -135,8 +149,8 @@ def test_the_loss_of_bfloat16_is_float32():
             1.0,
             r"teacher_logits has shape \(1, 5\), logits \(3, 5\); give equal shapes",
         ),
-        (np.ones((3, 5)), 0, "temperature is 0; give a number above 0"),
-        (np.ones((3, 5)), float("nan"), "temperature is nan; give a number above 0"),
+        (np.ones((3, 5)), 0, "temperature is 0; give a finite number above 0"),
+        (np.ones((3, 5)), float("nan"), "temperature is nan; give a finite number above 0"),
     ],
 )
 def test_what_cannot_teach_is_named(engine, teacher, temperature, message):

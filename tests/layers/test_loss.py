@@ -516,3 +516,18 @@ TOKENS, MASKED = np.array([1, 7, 4]), np.array([False, True, True])
 def test_what_cannot_be_a_target_is_named(module, name, shape, kwargs, error, message):
     with pytest.raises(error, match=message):
         getattr(module, name)(np.zeros(shape), **kwargs)
+
+
+def test_labels_of_8_bits_are_compared_as_wider_ones():
+    """Turns red if 156, in 8 bits -100, is ignored, or V = 256 wraps to 0."""
+    logits = np.random.default_rng(0).standard_normal((3, 256))
+    for labels in (np.array([156, 1, 255], np.uint8), np.array([1, 2, -100], np.int8)):
+        expected, _ = cross_entropy(logits, labels=labels.astype(np.int32))
+        compiled = jax.jit(twins.cross_entropy)(logits, labels=labels)
+        np.testing.assert_allclose(compiled, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("engine", [cross_entropy, twins.cross_entropy])
+def test_a_list_of_labels_is_refused(engine):
+    with pytest.raises(DtypeError, match="labels is a list; give an array of integers"):
+        engine(np.zeros((3, 11)), labels=[1, 2, 3])

@@ -198,3 +198,15 @@ def test_nobody_can_write_to_the_table_that_all_calls_share():
 def test_a_width_without_pairs_or_another_spacing_is_refused(engine, name, width, options, message):
     with pytest.raises(InputError, match=message):
         getattr(engine, name)(np.zeros((3, width)), **options)
+
+
+@pytest.mark.parametrize("offset", [-1, np.int64(-5)])
+def test_a_position_before_the_first_is_refused(offset):
+    """Turns red if it counts from the table's end."""
+    params, x = {"embedding": np.ones((6, 5))}, np.ones((2, 1, 5))
+    apply, _ = functional(LearnedPosition(6, 5, rngs=nnx.Rngs(0)))
+    for engine in (learned_position, apply):
+        with pytest.raises(InputError, match=f"offset is {offset}; give the number"):
+            engine(params, x, offset=offset)
+        with pytest.raises(InputError, match="the sequence has 7 tokens"):
+            engine(params, x, offset=np.int64(6))

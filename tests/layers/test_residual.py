@@ -11,6 +11,7 @@ from accelerated.layers.dropout import stochastic_depth as twin_stochastic_depth
 from accelerated.layers.feed_forward import FeedForward
 from accelerated.layers.normalization import LayerNorm, RMSNorm
 from reference import random
+from reference.errors import InputError
 from reference.layers.dropout import stochastic_depth
 from reference.layers.feed_forward import feed_forward
 from reference.layers.normalization import layer_norm, rms_norm
@@ -139,6 +140,8 @@ def test_post_norm_leaves_a_normalized_stream_and_pre_norm_does_not():
 def test_the_scales_of_deep_norm_are_those_published():
     """For the 18 layers of a base model: α = 36^¼, β = 144^-¼."""
     np.testing.assert_allclose(deep_norm_scales(18), (6**0.5, 12**-0.5), rtol=1e-12)
+    with pytest.raises(InputError, match="layers is 0; give 1 or more"):
+        deep_norm_scales(0)
 
 
 @pytest.mark.parametrize("norm_first", [False, True])

@@ -1,5 +1,6 @@
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -104,3 +105,15 @@ def test_a_row_of_minus_infinity_gives_all_to_the_sink():
     x = np.full((1, 2, 3), -np.inf)
     y, backward = softmax_with_sink(x, np.zeros(1))
     assert not y.any() and not backward(np.ones_like(y))[0].any()
+
+
+@pytest.mark.parametrize("component", ["softmax", "log_softmax"])
+def test_the_twins_take_exponentials_in_float32(component):
+    """Of bfloat16 scores.  Turns red if they are taken in the precision of x."""
+    x = jnp.asarray(np.random.default_rng(5).standard_normal((3, 1001)), jnp.bfloat16)
+    y = getattr(twins, component)(x)
+    exact, _ = globals()[component](np.asarray(x).astype(np.float64))
+    assert y.dtype == jnp.bfloat16
+    rounded = exact.astype(jnp.bfloat16).astype(np.float64)
+    # Rounded once, but where the exact number is next to the middle of two.
+    assert (np.asarray(y).astype(np.float64) == rounded).mean() > 0.99

@@ -513,3 +513,9 @@ def test_an_average_of_nothing_is_refused():
     for average in (partial(debiased, step=1), partial(moving_average, params)):
         with pytest.raises(InputError, match="decay is 1.0; give at least 0 and less than 1"):
             average(params, decay=1.0)
+
+
+@pytest.mark.parametrize("limit", [0, -1.0, float("nan"), float("inf")])
+def test_a_limit_that_would_turn_the_step_around_is_refused(limit):
+    with pytest.raises(InputError, match="limit is .*; give the length to shorten to"):
+        clip_factor(5.0, limit=limit)
