@@ -16,7 +16,8 @@ def distillation(logits, *, teacher_logits, temperature):
 
     logits z (..., V) of the student, teacher_logits t (..., V), held fixed -> a scalar.  The factor
     keeps the gradient's size as τ grows: towards (z - t) / V, each less its mean.
-    Raises InputError for unequal shapes, and unless τ > 0.
+    Raises InputError for unequal shapes, and unless τ is finite and above 0; a teacher's -inf
+    rules a class out.
     Used by DistilBERT, with τ = 2.
     Source: Hinton et al. 2015, sec. 2.
     Differs from the paper: it takes off the teacher's entropy, a constant, so that 0 is the least.

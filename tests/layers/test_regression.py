@@ -122,5 +122,5 @@ def test_two_shapes_are_refused(module, name):
 @pytest.mark.parametrize("module", [reference_losses, twins])
 @pytest.mark.parametrize("delta", [0, -1.0, float("nan")])
 def test_a_delta_that_is_not_above_0_is_refused(module, delta):
-    with pytest.raises(InputError, match=f"delta is {delta}; give a number above 0"):
+    with pytest.raises(InputError, match=f"delta is {delta}; give a finite number above 0"):
         module.huber(np.ones(3), np.ones(3), delta=delta)
