@@ -283,7 +283,7 @@ def check_memory(q, k, kernel, *biases):
         raise InputError(
             f"there are {queries} queries and {keys} keys; give the memory's, then the queries' own"
         )
-    if kernel[-1] != heads * width or any(tuple(bias) != (heads, width) for bias in biases):
+    if kernel[1] != heads * width or any(tuple(bias) != (heads, width) for bias in biases):
         raise InputError(
             f"q has {heads} heads of {width}, the position kernel is {kernel}, the biases are "
             f"{biases}; give (D, {heads * width}) and {(heads, width)}"

@@ -559,3 +559,13 @@ def test_what_transformer_xl_attention_cannot_place_is_refused(
     q, k, v = problem(rng, (2, heads), queries)
     with pytest.raises(InputError, match=message):
         engine(xl_params(rng) | changed, q, k, v)
+
+
+@pytest.mark.parametrize("bidirectional, buckets", [(True, 4), (False, 2)])
+def test_the_fewest_buckets_tell_near_from_far(bidirectional, buckets):
+    """Turns red if two in a direction are refused."""
+    params = {"embedding": np.arange(float(buckets))[:, None]}
+    bias, _ = t5_bias(params, queries=1, keys=9, bidirectional=bidirectional, offset=4)
+    past = [1, 1, 1, 1, 0]
+    future = [3, 3, 3, 3] if bidirectional else [0] * 4
+    np.testing.assert_array_equal(bias[0, 0], past + future)
