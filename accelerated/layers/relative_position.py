@@ -12,6 +12,7 @@ from accelerated.layers.dropout import dropout
 from accelerated.layers.embedding import Embed
 from accelerated.layers.linear import Linear
 from accelerated.layers.softmax import softmax
+from reference.layers.attention import check_mask
 from reference.layers.mask import moved
 from reference.layers.relative_position import (
     check_buckets,
@@ -82,6 +83,8 @@ class ShawAttention(nnx.Module):
         by_distance = product("...tk,rk->...tr", scaled, key_table)
         spread_out = partial(spread, keys=keys, offset=offset)
         scores = product("...tk,...sk->...ts", scaled, k) + spread_out(by_distance)
+        if mask is not None and not callable(mask):
+            check_mask(mask, scores.shape)
         seen = visible(moved(mask, offset), slice(0, queries), slice(0, keys))
         weights = softmax(jnp.where(seen, scores, -jnp.inf))
         kept = weights * dropout(jnp.ones_like(weights), rate=rate, key=key)

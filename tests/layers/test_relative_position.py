@@ -13,7 +13,7 @@ import accelerated.layers.relative_position as twins
 from accelerated import functional
 from accelerated.layers.attention import tiles
 from reference import random
-from reference.errors import InputError
+from reference.errors import DtypeError, InputError
 from reference.layers.attention import attention
 from reference.layers.mask import both, causal, sliding_window
 from reference.layers.relative_position import (
@@ -569,3 +569,12 @@ def test_the_fewest_buckets_tell_near_from_far(bidirectional, buckets):
     past = [1, 1, 1, 1, 0]
     future = [3, 3, 3, 3] if bidirectional else [0] * 4
     np.testing.assert_array_equal(bias[0, 0], past + future)
+
+
+@pytest.mark.parametrize("engine", [shaw_attention, shaw_twin()])
+def test_shaw_attention_refuses_a_mask_of_numbers(engine):
+    """JAX would take one of 0 and -inf for its opposite.  Turns red if it is not looked at."""
+    rng = np.random.default_rng(23)
+    q, k, v = rng.standard_normal((3, 1, 4, WIDTH))
+    with pytest.raises(DtypeError, match="the mask is of float64; give booleans"):
+        engine(shaw_params(rng), q, k, v, mask=np.zeros((4, 4)))
