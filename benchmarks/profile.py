@@ -26,6 +26,7 @@ REST = "residuals and the rest"
 FILES = {
     "linear": "linear maps",
     "attention": "attention",
+    "mask": "attention",
     "normalization": "normalization",
     "activation": "activation",
     "embedding": "embedding and loss",

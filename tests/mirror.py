@@ -18,7 +18,7 @@ import numpy as np
 COMPONENT, MODEL, DIFFERENCE = 1e-10, 1e-8, 1e-7
 NARROW = {np.float32: 2, jnp.bfloat16: 3}
 FLOOR = 1e-3
-# What one operation after the other computes, in a fifth of the time that it takes to compile each.
+# What one operation after the other computes, in half the time that it takes to compile each.
 PLAIN = {
     "xla_allow_excess_precision": False,  # else XLA keeps results of bfloat16 in float32
     "xla_backend_optimization_level": 0,

@@ -101,13 +101,14 @@ def only_linear_maps(found):
     [
         ("layers/linear.py", "linear.<locals>.backward", "linear maps"),
         ("layers/activation.py", "gelu.<locals>.backward", "activation"),
-        ("layers/activation.py", "softmax.<locals>.backward", "attention"),
-        ("layers/activation.py", "log_softmax", "embedding and loss"),
+        ("layers/softmax.py", "softmax.<locals>.backward", "attention"),
+        ("layers/softmax.py", "log_softmax", "embedding and loss"),
         ("layers/embedding.py", "embed.<locals>.backward", "embedding and loss"),
         ("layers/embedding.py", "Embed.unembed", "linear maps"),
         ("training/schedule.py", "warmup_cosine", "optimizer"),
         ("training/loop.py", "loss_and_gradients.<locals>.part", profile.REST),
-        ("layers/block.py", "pre_norm_block", profile.REST),
+        ("layers/residual.py", "pre_norm.<locals>.backward", profile.REST),
+        ("layers/block.py", "transformer_block", profile.REST),
     ],
 )
 def test_files_and_functions_have_their_part(file, function, part):
