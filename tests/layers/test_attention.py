@@ -404,6 +404,7 @@ def test_an_array_that_hides_a_key_from_all_is_a_mask_like_others(hidden):
         ({"sink": np.ones(1)}, InputError, r"sink has shape \(1,\), q .*; give one a head"),
         ({"k": np.ones((2, 1, 4, 7))}, InputError, "the same leading axes"),
         ({"k": np.ones((2, 3, 4, 6))}, InputError, "q has shape"),
+        (dict.fromkeys("qkv", np.ones(7)), InputError, r"q has shape \(7,\)"),
         ({"v": np.ones((2, 3, 3, 7))}, InputError, "q has shape"),
     ],
 )

@@ -36,9 +36,10 @@ def test_huber_equals_its_twin():
 
 
 @pytest.mark.parametrize("delta", [None, 0.3, 1.0, 10.0])
-def test_regression_equals_pytorch_s(delta):
+@pytest.mark.parametrize("shape", [(), (1,), (3, 5)])
+def test_regression_equals_pytorch_s(shape, delta):
     torch = peer("torch")
-    prediction, target = problem(4)
+    prediction, target = problem(4, shape)
     there = [torch.tensor(a, requires_grad=True) for a in (prediction, target)]
     if delta is None:
         expected = torch.nn.functional.mse_loss(*there)

@@ -427,6 +427,10 @@ def test_frequencies_and_positions_that_do_not_fit_are_refused(engine, options, 
             "context is 0; give the length of training",
         ),
         (
+            lambda: yarn(8, base=1e4, factor=2, context=64, beta_slow=0),
+            "beta_slow is 0, beta_fast 32",
+        ),
+        (
             lambda: yarn(8, base=1e4, factor=2, context=64, beta_fast=1, beta_slow=32),
             "beta_slow is 32, beta_fast 1; give 0 < beta_slow < beta_fast",
         ),

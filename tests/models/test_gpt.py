@@ -119,6 +119,9 @@ def test_the_presets_have_the_published_numbers_of_parameters():
     expected = published | ours
     assert {name: parameter_count(config) for name, config in PRESETS.items()} == expected
     assert {name for name, config in PRESETS.items() if config.dropout == 0.1} == set(published)
+    assert {(PRESETS[name].vocabulary, PRESETS[name].context) for name in published} == {
+        (50257, 1024)
+    }
 
 
 def test_parameters_are_as_many_as_counted_and_named_as_the_twin_s():
