@@ -1,10 +1,12 @@
-"""python -m accelerated train | generate: a GPT compiled by XLA, from a text to what it writes."""
+"""python -m accelerated train | evaluate | generate: a GPT by XLA, from a text to texts."""
 
 import sys
 
 import jax
 
 from accelerated.inference.decoding import generate
+from accelerated.tokenizers import bpe
+from accelerated.training import evaluate, fit
 from accelerated.training.compilation import (
     ATTENTION,
     COMPUTE_DTYPES,
@@ -12,14 +14,21 @@ from accelerated.training.compilation import (
     Compilation,
     keep_compiled,
 )
-from accelerated.training.loop import portable, train
 from reference.commands import Engine, main
+from reference.tokenizers import BPE
 
 
 def prepare(dtype):
     """JAX makes float32 of float64 unless it is told not to."""
     jax.config.update("jax_enable_x64", dtype == "float64")
     keep_compiled()
+
+
+def encoder(tokenizer):
+    """What encodes: tiktoken in place of the reference's BPE."""
+    if isinstance(tokenizer, BPE):
+        tokenizer = bpe.BPE(tokenizer.merges, tokenizer.special_tokens)
+    return tokenizer.encode
 
 
 def add_options(add):
@@ -31,20 +40,20 @@ def add_options(add):
         "--compute-dtype",
         choices=COMPUTE_DTYPES,
         metavar="DTYPE",
-        help="bfloat16 beside float32 weights (the weights' own)",
+        help="bfloat16 or float16, beside float32 weights (the weights' own)",
     )
     add("--attention", choices=ATTENTION, metavar="KERNEL", help="cudnn, on NVIDIA's GPUs (none)")
     add("--unroll", type=int, metavar="N", help="layers in a turn of a compiled loop (no loop)")
     add(
-        "--recompute",
+        "--recompute-policy",
         choices=RECOMPUTE,
         metavar="POLICY",
-        help=f"to save memory: {', '.join(RECOMPUTE)} (keep all)",
+        help=f"what of a block to keep: {', '.join(RECOMPUTE)} (all)",
     )
     add("--vocabulary-multiple", type=int, metavar="N", help="pad the token table's rows to it (1)")
 
 
-ENGINE = Engine("accelerated", train, generate, prepare, Compilation, add_options, portable)
+ENGINE = Engine("accelerated", fit, evaluate, generate, prepare, encoder, Compilation, add_options)
 
 if __name__ == "__main__":
     sys.exit(main(ENGINE))

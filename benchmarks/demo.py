@@ -31,11 +31,12 @@ from benchmarks.report import (
     save_json,
 )
 from reference import tree
-from reference.data.batches import batches
+from reference.data.batches import Windows
 from reference.data.text import python_documentation, read_text
 from reference.models.gpt import PRESETS, GPTConfig, parameter_count
 from reference.tokenizers import BPE
-from reference.training.loop import TrainingConfig, check_data, initial_state, keys_of
+from reference.training.config import TrainingConfig
+from reference.training.state import initial_state, keys_of
 
 ENGINES = {"NumPy": reference, "Flax": accelerated}
 LOSSES, GRADIENTS = 1e-9, 1e-8  # how far float64 runs may be apart
@@ -55,7 +56,7 @@ def run(data, out, *, steps=300, seed=0, preset="micro", gate_steps=50):
         tokens = np.array(tokenizer.encode(text), np.int32)
     config = replace(PRESETS[preset], vocabulary=tokenizer.vocabulary_size)
     training = TrainingConfig(steps=steps, seed=seed, warmup=min(20, steps - 1))
-    check_data(tokens, config, training)
+    windows(tokens, training).position(0)  # raises for a text that is too short
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     head = header("float32, after a gate in float64")
@@ -108,14 +109,16 @@ def gate(tokens, vocabulary, *, steps, seed, console):
         seed=seed,
     )
     gradient_gap = compare_gradients(config, training, tokens)
-    runs = (engine.training.loop.train(config, training, tokens) for engine in ENGINES.values())
+    data = windows(tokens, training)
+    runs = (engine.training.loop.train(config, training, data) for engine in ENGINES.values())
     loss_gap = 0
-    for step, ((_, ours), (_, theirs)) in enumerate(zip(*runs, strict=True), 1):
-        gap = abs(float(ours) - float(theirs))
+    for step, both in enumerate(zip(*runs, strict=True), 1):
+        ours, theirs = (float(figures["loss"]) for _, figures in both)
+        gap = abs(ours - theirs)
         if not gap <= LOSSES:
             raise Mismatch(
-                f"the engines part at step {step} in float64: NumPy's loss is {float(ours):.12f}, "
-                f"Flax's {float(theirs):.12f}, {gap:.1e} apart where {LOSSES} is allowed"
+                f"the engines part at step {step} in float64: NumPy's loss is {ours:.12f}, "
+                f"Flax's {theirs:.12f}, {gap:.1e} apart where {LOSSES} is allowed"
             )
         loss_gap = max(loss_gap, gap)
     console.print(
@@ -125,22 +128,22 @@ def gate(tokens, vocabulary, *, steps, seed, console):
     return {"steps": steps, "loss_gap": loss_gap, "gradient_gap": gradient_gap}
 
 
+def windows(tokens, training):
+    """The text as a run is trained on it."""
+    size = {"length": training.length, "batch": training.batch}
+    return Windows(tokens, **size, key=keys_of(training.seed).data)
+
+
 def compare_gradients(config, training, tokens):
     """The largest difference among the first step's gradients, relative to each array's largest.
 
     Or to a thousandth of the largest of all, where an array is zero but for rounding.
     """
     state, keys = initial_state(config, training), keys_of(training.seed)
-    inputs, labels = next(
-        batches(tokens, length=training.length, batch=training.batch, key=keys.data)
-    )
-    batch = {"tokens": inputs, "labels": labels, "config": config, "key": keys.dropout}
+    batch = windows(tokens, training).batch(0)
+    options = {"config": config, "key": keys.dropout, "accumulation": training.accumulation}
     ours, theirs = (
-        tree.flatten(
-            engine.training.loop.loss_and_gradients(
-                state.params, **batch, accumulation=training.accumulation
-            )[1]
-        )
+        tree.flatten(engine.training.loop.loss_and_gradients(state.params, batch, **options)[1])
         for engine in ENGINES.values()
     )
     floor = 1e-3 * max(np.abs(g).max() for g in ours.values())
@@ -159,17 +162,17 @@ def race(config, training, tokens, console):
     """Both engines in float32, step by step in turn -> losses and times of each, its weights."""
     result = {name: {"losses": [], "seconds": []} for name in ENGINES}
     params = {}
+    data = windows(tokens, training)
     runs = {
-        name: engine.training.loop.train(config, training, tokens)
-        for name, engine in ENGINES.items()
+        name: engine.training.loop.train(config, training, data) for name, engine in ENGINES.items()
     }
     with progress(console, training.steps) as show:
         for _ in range(training.steps):
             for name, steps in runs.items():
                 start = time.perf_counter()
-                state, loss = jax.block_until_ready(next(steps))
+                state, figures = jax.block_until_ready(next(steps))
                 result[name]["seconds"].append(time.perf_counter() - start)
-                result[name]["losses"].append(float(loss))
+                result[name]["losses"].append(float(figures["loss"]))
                 params[name] = state.params
                 show(name, result)
     for engine in result.values():

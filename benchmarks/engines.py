@@ -14,8 +14,9 @@ from accelerated.training.compilation import PLAIN, Compilation, pack
 from benchmarks import jax_gpt
 from reference import random
 from reference.models.gpt import GPTConfig, flops_per_token
-from reference.training.loop import TrainingConfig, initial_state, learning_rate
+from reference.training.config import TrainingConfig, rate
 from reference.training.optimizer import global_norm
+from reference.training.state import initial_state
 
 ON_GPU = Compilation(compute_dtype="bfloat16", attention="cudnn", vocabulary_multiple=128)
 
@@ -58,6 +59,7 @@ class Problem:
         shape = (2, size.batch, size.length)
         ids = np.random.default_rng(0).integers(0, size.vocabulary, shape)
         self.tokens, self.labels = ids.astype(np.int32)
+        self.batch = {"tokens": self.tokens, "labels": self.labels}
         self.flops = flops_per_token(self.config, size.length) * size.batch * size.length
 
 
@@ -72,15 +74,15 @@ class Calls(NamedTuple):
 
 def numpy_calls(problem):
     loop, static = reference.training.loop, {"config": problem.config}
-    batch = {"tokens": problem.tokens, "labels": problem.labels} | static
-    params, state = problem.state.params, problem.state
+    params, state, batch = problem.state.params, problem.state, problem.batch
 
     def gradients():
-        return loop.loss_and_gradients(params, **batch)
+        return loop.loss_and_gradients(params, batch, **static)
 
     def step():
         nonlocal state
-        state, _ = loop.train_step(state, **batch, key=random.key(0), training=problem.training)
+        options = static | {"training": problem.training}
+        state, _ = loop.train_step(state, batch, key=random.key(0), **options)
 
     def values():
         loss, gradient = gradients()
@@ -90,20 +92,16 @@ def numpy_calls(problem):
 
 
 def flax_calls(problem):
-    loop, batch = accelerated.training.loop, (problem.tokens, problem.labels)
+    loop, batch = accelerated.training.loop, problem.batch
     static = {"config": problem.config, "compilation": problem.compilation}
-    compiled = jax.jit(
-        lambda params, tokens, labels: loop.loss_and_gradients(
-            params, tokens=tokens, labels=labels, **static
-        )
-    )
+    compiled = jax.jit(partial(loop.loss_and_gradients, **static))
     params = jax.device_put(pack(problem.state.params, problem.compilation))
     state = jax.device_put(loop.packed(problem.state, problem.compilation))
-    arrays = jax.device_put((problem.tokens[None], problem.labels[None], random.key(0)))
+    arrays = jax.device_put(({name: a[None] for name, a in batch.items()}, random.key(0)))
     call = partial(loop.train_call, **static, training=problem.training)
 
     def gradients():
-        return jax.block_until_ready(compiled(params, *batch))
+        return jax.block_until_ready(compiled(params, batch))
 
     def step():
         nonlocal state
@@ -120,7 +118,7 @@ def jax_calls(problem):
     static = {"config": problem.config}
     compiled = jax.jit(jax.value_and_grad(partial(jax_gpt.loss, **static)))
     batch, params = jax.device_put(((problem.tokens, problem.labels), problem.state.params))
-    state, count = jax.device_put(tuple(problem.state)), 0
+    state, count = jax.device_put(tuple(problem.state[:4])), 0
     call = partial(jax_gpt.train_step, **static, training=problem.training)
 
     def gradients():
@@ -129,8 +127,8 @@ def jax_calls(problem):
     def step():
         nonlocal state, count
         count += 1
-        rate = learning_rate(count, problem.training)
-        state, _ = jax.block_until_ready(call(state, *batch, rate))
+        of_step = rate(problem.training)(count)
+        state, _ = jax.block_until_ready(call(state, *batch, of_step))
 
     return Calls(gradients, step, partial(jax_values, gradients))
 

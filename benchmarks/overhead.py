@@ -16,8 +16,10 @@ from accelerated.training.compilation import PLAIN, Compilation
 from accelerated.training.loop import packed, train, train_call
 from benchmarks.report import median, ratio
 from reference import random
+from reference.data.batches import Windows
 from reference.models.gpt import GPTConfig
-from reference.training.loop import TrainingConfig, initial_state
+from reference.training.config import TrainingConfig
+from reference.training.state import initial_state, keys_of
 
 TINY = GPTConfig(vocabulary=65, context=16, layers=12, heads=2, width=16)
 TRAINING = TrainingConfig(steps=10**6, batch=4, length=16)
@@ -68,8 +70,8 @@ def flat_step(compilation):
         state, losses = train_call.__wrapped__(structure.unflatten(leaves), *batch, **static)
         return jax.tree.leaves(state), losses
 
-    ids = np.zeros((2, 1, TRAINING.batch, TRAINING.length), np.int32)
-    batch = jax.device_put((*ids, random.key(0)))
+    ids = np.zeros((1, TRAINING.batch, TRAINING.length), np.int32)
+    batch = jax.device_put(({"tokens": ids, "labels": ids}, random.key(0)))
 
     def call():
         nonlocal leaves
@@ -82,7 +84,8 @@ def flat_step(compilation):
 def shipped(compilation):
     """What a user runs, data and all."""
     text = np.random.default_rng(0).integers(0, TINY.vocabulary, 100_000)
-    steps = train(TINY, TRAINING, text, compilation=compilation)
+    size = {"length": TRAINING.length, "batch": TRAINING.batch, "key": keys_of(0).data}
+    steps = train(TINY, TRAINING, Windows(text, **size), compilation=compilation)
 
     def call():
         jax.block_until_ready(next(steps))
@@ -133,9 +136,8 @@ def compile_time(layers, vocabulary, compilation):
     state = packed(initial_state(config, training), compilation)
     ids = np.zeros((1, training.batch, training.length), np.int32)
     start = time.perf_counter()
-    train_call.lower(
-        state, ids, ids, random.key(0), config=config, training=training, compilation=compilation
-    ).compile()
+    static = {"config": config, "training": training, "compilation": compilation}
+    train_call.lower(state, {"tokens": ids, "labels": ids}, random.key(0), **static).compile()
     return time.perf_counter() - start
 
 

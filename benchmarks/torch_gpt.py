@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from reference import tree
-from reference.training.loop import learning_rate
+from reference.training.config import rate
 from reference.training.optimizer import DECAYED
 
 
@@ -90,7 +90,7 @@ class TorchGPT:
         loss = self.loss_and_gradients(tokens, labels)
         torch.nn.utils.clip_grad_norm_(self.params.values(), self.training.clip)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.training)
+            group["lr"] = rate(self.training)(self.step)
         self.optimizer.step()
         return loss
 

@@ -1,12 +1,12 @@
-"""python -m reference train | generate: a GPT in NumPy, from a text to what it writes."""
+"""python -m reference train | evaluate | generate: a GPT in NumPy, from a text to texts."""
 
 import sys
 
 from reference.commands import Engine, main
 from reference.inference.decoding import generate
-from reference.training.loop import train
+from reference.training import evaluate, fit
 
-ENGINE = Engine("reference", train, generate)
+ENGINE = Engine("reference", fit, evaluate, generate)
 
 if __name__ == "__main__":
     sys.exit(main(ENGINE))

@@ -8,6 +8,7 @@ from accelerated.layers.embedding import known
 from reference.layers.position import (
     check_length,
     check_offset,
+    check_places,
     check_waves,
     wave_frequencies,
     waves,
@@ -22,8 +23,11 @@ class LearnedPosition(nnx.Module):
     def __init__(self, context, width, *, rngs):
         self.embedding = nnx.Param(jax.random.normal(rngs.params(), (context, width)))
 
-    def __call__(self, x, *, offset=0):
+    def __call__(self, x, *, offset=0, places=None):
         length = x.shape[-2]
+        if places is not None:
+            check_places(places, x.shape, len(self.embedding))
+            return x + jnp.take(self.embedding[...], places, axis=0)
         if known(offset):
             check_offset(int(offset))
         check_length(length + (int(offset) if known(offset) else 0), self.embedding.shape[0])

@@ -3,6 +3,7 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from accelerated.layers.attention import MultiHeadAttention
@@ -14,8 +15,9 @@ from accelerated.layers.loss import cross_entropy
 from accelerated.layers.normalization import LayerNorm
 from accelerated.layers.position import LearnedPosition
 from accelerated.layers.residual import PreNorm
-from reference.layers.mask import causal
-from reference.models.gpt import check_tokens
+from reference.layers.mask import both, causal, places
+from reference.layers.mask import documents as mask_of_documents
+from reference.models.gpt import check_documents, check_tokens
 
 __all__ = ["GPT"]
 
@@ -46,17 +48,21 @@ class GPT(nnx.Module):
             self.blocks = stack_of(config.layers, block, rngs=rngs)
         self.norm = LayerNorm(config.width, rngs=rngs)
 
-    def __call__(self, *, tokens, key=None):
+    def __call__(self, *, tokens, documents=None, key=None):
         check_tokens(tokens, self.config, values=known(tokens))
+        check_documents(documents, tokens)
         rate = self.config.dropout
         embedding_key = None if key is None else jax.random.fold_in(key, self.config.layers)
-        x = dropout(self.position(self.token(ids=tokens)), rate=rate, key=embedding_key)
-        options = {"mask": causal, "rate": rate, "key": key} | self.compiled
+        mask = causal if documents is None else both(causal, mask_of_documents(documents))
+        own_places = None if documents is None else places(jnp.asarray(documents))
+        placed = self.position(self.token(ids=tokens), places=own_places)
+        x = dropout(placed, rate=rate, key=embedding_key)
+        options = {"mask": mask, "rate": rate, "key": key} | self.compiled
         y = through(self.blocks, x, layers=self.config.layers, **options)
         return self.token.unembed(self.norm(y))[..., : self.config.vocabulary]
 
-    def loss(self, *, tokens, labels, key=None, ignore=-100):
-        return cross_entropy(self(tokens=tokens, key=key), labels=labels, ignore=ignore)
+    def loss(self, *, tokens, labels, ignore=-100, **options):
+        return cross_entropy(self(tokens=tokens, **options), labels=labels, ignore=ignore)
 
     @classmethod
     def abstract(cls, config, **options):

@@ -10,7 +10,7 @@ import numpy as np
 from reference import tree
 from reference.errors import InputError
 
-ATTENTION, COMPUTE_DTYPES = ("cudnn",), ("bfloat16",)
+ATTENTION, COMPUTE_DTYPES = ("cudnn",), ("bfloat16", "float16")
 RECOMPUTE = (
     "nothing_saveable",
     "dots_saveable",
@@ -27,7 +27,7 @@ class Compilation:
     compute_dtype: str | None = None  # of forward and backward, beside float32 masters
     attention: str | None = None  # "cudnn": the fused kernel of NVIDIA's GPUs
     unroll: int | None = None  # layers in a turn of a compiled loop over all; None: no loop
-    recompute: str | None = None  # what the backward finds kept: a policy of jax.checkpoint
+    recompute_policy: str | None = None  # what the backward finds kept: a policy of jax.checkpoint
     vocabulary_multiple: int = 1  # of the token table's rows: GPUs like 128
 
     def __post_init__(self):
@@ -38,7 +38,7 @@ class Compilation:
         for name, allowed in (
             ("compute_dtype", COMPUTE_DTYPES),
             ("attention", ATTENTION),
-            ("recompute", RECOMPUTE),
+            ("recompute_policy", RECOMPUTE),
         ):
             value = getattr(self, name)
             if value is not None and value not in allowed:
@@ -47,7 +47,8 @@ class Compilation:
     @property
     def model(self):
         """What `GPT` takes of it."""
-        return {name: getattr(self, name) for name in ("attention", "unroll", "recompute")}
+        options = {name: getattr(self, name) for name in ("attention", "unroll")}
+        return options | {"recompute": self.recompute_policy}
 
 
 PLAIN = Compilation()

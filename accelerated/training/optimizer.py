@@ -18,22 +18,22 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from accelerated.training.schedule import warmup_cosine
+from accelerated.training import schedule
+from reference.training.config import rate
 from reference.training.optimizer import DECAYED, check_numbers
 
 
-def optimizer(training):
-    """Clipping and AdamW of a TrainingConfig: equal to the reference's, step by step."""
-    rate = warmup_cosine(
-        peak=training.learning_rate,
-        warmup=training.warmup,
-        steps=training.steps,
-        final=training.final_learning_rate,
-    )
+def optimizer(training, *, step=None):
+    """Clipping and AdamW of a TrainingConfig: equal to the reference's, step by step.
+
+    step: the steps done, where AdamW's count of them leaves out some, as those that overflowed: the
+    rate is that of the step.
+    """
+    scheduled = rate(training, among=schedule)()
     return optax.chain(
         optax.clip_by_global_norm(training.clip),
         adamw(
-            rate,
+            scheduled if step is None else lambda count: scheduled(step),
             beta1=training.beta1,
             beta2=training.beta2,
             epsilon=training.epsilon,

@@ -61,6 +61,20 @@ def documents(ids):
     return mask
 
 
+def places(ids):
+    """Where each token stands in its own text: 0, 1, 2, … from wherever the number changes.
+
+    ids (B, T), as of `documents` -> (B, T) int32, for `learned_position`.
+    Raises DtypeError unless they are integers, InputError for another shape.
+    """
+    check_integers(ids, name="ids")
+    check_batch(ids, name="ids")
+    xp = ids.__array_namespace__()
+    t = xp.arange(ids.shape[1], dtype=np.int32)
+    begins = xp.concat([xp.ones_like(ids[:, :1], dtype=bool), ids[:, 1:] != ids[:, :-1]], axis=1)
+    return t - xp.maximum.accumulate(xp.where(begins, t, 0), axis=1)
+
+
 def prefix(length):
     """All of a prefix sees all of it; what follows is causal.
 

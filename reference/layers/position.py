@@ -5,17 +5,20 @@ from functools import lru_cache
 import numpy as np
 
 from reference.errors import InputError
+from reference.layers.embedding import check_ids, embed
 
 __all__ = ["learned_position", "sinusoidal_position", "sinusoidal_position_concatenated"]
 
 
-def learned_position(params, x, *, offset=0):
+def learned_position(params, x, *, offset=0, places=None):
     """Add a learned vector for each place in the sequence.
 
-        yₜ = xₜ + P[offset + t]
+        yₜ = xₜ + P[offset + t],   or with places   yₜ = xₜ + P[placeₜ]
 
     params: embedding P (C, D), a row for each place of a context of C.  x (..., T, D) -> the same;
     its first token stands at `offset`, which is not 0 where a cache holds those before it.
+    places (..., T): the place of each token, integers in [0, C), in which several texts in one
+    sequence each begin at 0 (`mask.places`).
     Raises InputError where the sequence would reach past the context, or for an offset below 0.
     Source: Gehring et al. 2017, sec. 3.1, as in Radford et al. 2018, sec. 4.1.
 
@@ -24,6 +27,10 @@ def learned_position(params, x, *, offset=0):
     """
     table = params["embedding"]
     length = x.shape[-2]
+    if places is not None:
+        check_places(places, x.shape, len(table))
+        added, table_backward = embed(params, ids=places)
+        return x + added, lambda dy: (table_backward(dy), dy)
     check_offset(offset)
     check_length(offset + length, len(table))
     y = x + table[offset : offset + length]
@@ -113,6 +120,19 @@ def check_waves(width, spacing, *, axes=1):
             f"the width is {width}; sines and cosines in the spacing {spacing!r} need a multiple "
             f"of {multiple}, at least {least}"
         )
+
+
+def check_places(places, x, context):
+    """Raise an error unless there is a place for each vector; x is a shape.
+
+    Of an array that JAX has not computed yet, the values are not looked at.
+    """
+    if tuple(places.shape) != tuple(x[:-1]):
+        raise InputError(
+            f"places has shape {tuple(places.shape)}, x {tuple(x)}; give one place for each vector"
+        )
+    if isinstance(places, np.ndarray):
+        check_ids(places, context, name="places")
 
 
 def check_offset(offset):

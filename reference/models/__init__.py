@@ -1,0 +1,71 @@
+"""The published systems, and what training asks of each.
+
+A model's file has its config, its initial weights and its loss.  The config says which model it is:
+whoever has one needs no other name.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from typing import NamedTuple
+
+from reference.errors import CheckpointError, InputError
+from reference.models import gpt
+
+
+class Model(NamedTuple):
+    """What training, checkpoints and commands use of a model."""
+
+    config: type
+    loss: Callable  # (params, *, config, key, recompute, **batch) -> a scalar, backward
+    initial_params: Callable  # (config, *, key, initialization, dtype) -> params
+    parameter_shapes: Callable  # (config) -> {path: shape}
+    check_batch: Callable  # (config, **batch) raises InputError or DtypeError
+
+
+MODELS = {
+    "gpt": Model(
+        gpt.GPTConfig, gpt.gpt_loss, gpt.initial_params, gpt.parameter_shapes, gpt.check_batch
+    ),
+}
+
+
+def name_of(config):
+    """The name of a config's model.  Raises InputError for what is no model's config."""
+    for name, model in MODELS.items():
+        if type(config) is model.config:
+            return name
+    raise InputError(
+        f"config is a {type(config).__name__}; give one of "
+        f"{', '.join(model.config.__name__ for model in MODELS.values())}"
+    )
+
+
+def model_of(config):
+    """The Model that a config is of."""
+    return MODELS[name_of(config)]
+
+
+def described(config):
+    """A config as plain JSON values, with the model's name."""
+    return {"name": name_of(config)} | asdict(config)
+
+
+def config_of(description, *, source):
+    """The config that `described` described.  Raises CheckpointError, which names the source."""
+    names = sorted(description) if isinstance(description, dict) else description
+    name = description.get("name") if isinstance(description, dict) else None
+    if name not in MODELS:
+        raise CheckpointError(
+            f"{source} is of the model {name!r}; give a checkpoint of one of {', '.join(MODELS)}"
+        )
+    config, sizes = MODELS[name].config, {k: v for k, v in description.items() if k != "name"}
+    expected = sorted(["name", *(field.name for field in fields(config))])
+    if names != expected:
+        raise CheckpointError(
+            f"{source} has {names!r:.200} where it must have {expected}: it was written by another "
+            "version, or by hand; give another checkpoint"
+        )
+    try:
+        return config(**sizes)
+    except (InputError, TypeError) as error:
+        raise CheckpointError(f"{source}: {error}") from None

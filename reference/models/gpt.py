@@ -13,9 +13,11 @@ from reference.layers.block import transformer_block
 from reference.layers.dropout import check_rate, dropout
 from reference.layers.embedding import check_ids, check_integers, embed, unembed
 from reference.layers.loss import cross_entropy
-from reference.layers.mask import causal
+from reference.layers.mask import both, causal, places
+from reference.layers.mask import documents as mask_of_documents
 from reference.layers.normalization import layer_norm
 from reference.layers.position import check_length, learned_position
+from reference.layers.recompute import recomputed
 
 __all__ = ["gpt", "gpt_loss"]
 
@@ -53,7 +55,7 @@ PRESETS = {
 }
 
 
-def gpt(params, *, tokens, config, key=None):
+def gpt(params, *, tokens, config, documents=None, recompute=False, key=None):
     """Score every token of the vocabulary as the next one, at every position.
 
         x₀ = dropout(E[tokens] + P),   xₗ = block(xₗ₋₁),   logits = norm(x_L) Eᵀ
@@ -61,6 +63,8 @@ def gpt(params, *, tokens, config, key=None):
     params: token and position (embeddings), blocks (a list), norm.
     tokens (B, T), integers in [0, V) -> logits (B, T, V).  With a key, dropout is on: block l's
     key is fold_in(key, l), the embeddings' fold_in(key, L).
+    documents (B, T): a number for each token, where several texts are packed into a sequence: each
+    is then read as if it were alone.  recompute: blocks keep only their input, see `recomputed`.
     Raises DtypeError and InputError for tokens that are no batch of sequences of the vocabulary, or
     longer than the context.
     Source: Radford et al. 2019, sec. 2.3; dropout: Radford et al. 2018, sec. 4.1.
@@ -69,16 +73,20 @@ def gpt(params, *, tokens, config, key=None):
     its gradient is the sum of both uses.
     """
     check_tokens(tokens, config)
+    check_documents(documents, tokens)
     embedded, token_backward = embed(params["token"], ids=tokens)
-    placed, position_backward = learned_position(params["position"], embedded)
+    own_places = None if documents is None else places(documents)
+    placed, position_backward = learned_position(params["position"], embedded, places=own_places)
     embedding_key = None if key is None else random.fold_in(key, config.layers)
     x, embedding_dropout_backward = dropout(placed, rate=config.dropout, key=embedding_key)
 
     block_backwards = []
-    attention = partial(multi_head_attention, heads=config.heads, mask=causal)
+    block_of = recomputed(transformer_block) if recompute else transformer_block
+    mask = causal if documents is None else both(causal, mask_of_documents(documents))
+    attention = partial(multi_head_attention, heads=config.heads, mask=mask)
     for layer, block in enumerate(params["blocks"]):
         block_key = None if key is None else random.fold_in(key, layer)
-        x, block_backward = transformer_block(
+        x, block_backward = block_of(
             block, x, attention=attention, rate=config.dropout, key=block_key
         )
         block_backwards.append(block_backward)
@@ -100,18 +108,18 @@ def gpt(params, *, tokens, config, key=None):
     return logits, backward
 
 
-def gpt_loss(params, *, tokens, labels, config, key=None, ignore=-100):
+def gpt_loss(params, *, tokens, labels, config, ignore=-100, **options):
     """How surprised the model is, in nats a token, by what did come next: what training descends.
 
         loss = cross_entropy(gpt(tokens), labels),   labelsₜ = tokensₜ₊₁
 
-    params and tokens (B, T) as in `gpt`;  labels (B, T), `ignore` where nothing is to be learnt
-    -> a scalar.  Raises what `gpt` and `cross_entropy` raise.
+    params, tokens (B, T) and options as of `gpt`;  labels (B, T), `ignore` where nothing is to be
+    learnt -> a scalar.  Raises what `gpt` and `cross_entropy` raise.
     Source: Radford et al. 2019, eq. 1.
 
     Backward: the chain rule.
     """
-    logits, gpt_backward = gpt(params, tokens=tokens, config=config, key=key)
+    logits, gpt_backward = gpt(params, tokens=tokens, config=config, **options)
     loss, cross_entropy_backward = cross_entropy(logits, labels=labels, ignore=ignore)
     return loss, lambda dloss: gpt_backward(cross_entropy_backward(dloss))
 
@@ -203,3 +211,26 @@ def check_tokens(tokens, config, *, name="tokens", values=True):
     check_length(tokens.shape[1], config.context)
     if values:
         check_ids(np.asarray(tokens), config.vocabulary, name=name)
+
+
+def check_documents(documents, tokens):
+    """Raise DtypeError or InputError unless there is a number for each token, or none for any."""
+    if documents is None:
+        return
+    check_integers(documents, name="documents")
+    if documents.shape != tokens.shape:
+        raise InputError(
+            f"documents has shape {tuple(documents.shape)}, tokens {tuple(tokens.shape)}; give one "
+            "number for each token"
+        )
+
+
+def check_batch(config, *, tokens, labels, documents=None):
+    """Raise DtypeError or InputError for a batch that `gpt_loss` cannot be trained on."""
+    check_tokens(tokens, config)
+    check_ids(labels, config.vocabulary, name="labels", ignore=-100)
+    check_documents(documents, tokens)
+    if labels.shape != tokens.shape:
+        raise InputError(
+            f"labels has shape {labels.shape}, tokens {tokens.shape}; give a label for each token"
+        )

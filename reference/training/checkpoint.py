@@ -1,11 +1,12 @@
-"""Checkpoints: a run on disk, whole at every moment, and one form for both engines.
+"""Checkpoints: a run at one step, whole at every moment, and one form for both engines.
 
-    run/latest                       "step-200": the checkpoint to go on from
-    run/step-200/
+    step-200/
         params.safetensors           the parameters, named by their paths in the tree
-        optimizer.safetensors        AdamW's moments: mean.<path> and square.<path>
-        checkpoint.json              the step, the model's sizes, the run's settings
-        merges.txt, vocab.json       the tokenizer
+        optimizer.safetensors        AdamW's moments, mean.<path> and square.<path>; where weights
+                                     are averaged, average.<path>
+        checkpoint.json              the step, the model's sizes, the run's settings, its random
+                                     key, its place in the data, what evaluation has found
+        merges.txt, vocab.json       the tokenizer, or characters.json
 
 A full disk or a power cut may end a program between any two writes.  So a folder gets its name
 only when all of it is on the disk, nothing that has its name is written to again, and `latest`,
@@ -14,24 +15,36 @@ which is replaced in one go, is the last to change.
 
 import json
 import os
-import re
 import shutil
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from reference import tree
-from reference.errors import CheckpointError, InputError
-from reference.models.gpt import GPTConfig, parameter_shapes
-from reference.tokenizers import BPE
+from reference.errors import CheckpointError
+from reference.models import config_of, described, model_of
+from reference.tokenizers import load_tokenizer
+from reference.training.run_folder import checkpoint_in, point, sync
+from reference.training.state import TREES, State, weights
 
-FORMAT = {"format": "twinformer checkpoint", "version": 1}
-STEP_FOLDER = re.compile(r"step-[0-9]+")
-MOMENTS = ("mean", "square")
+FORMAT = {"format": "twinformer checkpoint", "version": 2}
+SCALING = {"scale": float, "streak": int, "skipped": int}
+KINDS = {
+    "step": int,
+    "model": dict,
+    "settings": dict,
+    "random_key": list,
+    "position": dict,
+    "evaluation": dict,
+    "scaling": dict,
+    "tokenizer": bool,
+}
+WORDS = {int: "an integer", dict: "an object", list: "a list", bool: "true or false"}
 FEW = 8  # names of a kind in one message
 
 
@@ -39,34 +52,30 @@ FEW = 8  # names of a kind in one message
 class Checkpoint:
     """All that a run needs to go on, or to be used."""
 
-    step: int  # steps done; AdamW's count, too
-    params: dict
-    optimizer: dict  # "mean" and "square", trees like params
-    config: GPTConfig
-    training: dict  # the run's settings, of plain JSON values
-    tokenizer: BPE
+    state: State  # arrays are NumPy's
+    config: Any  # of the model
+    settings: dict  # of the run: TrainingConfig and all else that decides it, plain JSON values
+    tokenizer: Any = None
+    random_key: tuple[int, int] = (0, 0)  # that the run's streams are split from
+    position: dict = field(default_factory=dict)  # in the data: epoch, batch, and its fingerprint
+    evaluation: dict = field(default_factory=dict)  # best_loss, best_step, waited
+
+    @property
+    def step(self):
+        """Steps done."""
+        return self.state.step
+
+    @property
+    def weights(self):
+        """The parameters to use: averaged ones where the run averages."""
+        return weights(self.state, self.settings.get("average"))
 
 
-def new_run(folder):
-    """Make the folder of a new run.  Raises InputError where something is there already.
-
-    A step that a killed run did not finish counts as nothing.
-    """
-    folder = Path(folder)
-    if folder.exists() and not (folder.is_dir() and all(map(_unfinished, folder.iterdir()))):
-        raise InputError(f"{folder} is not empty; give another, or --resume to go on with it")
-    folder.mkdir(parents=True, exist_ok=True)
-
-
-def _unfinished(path):
-    return path.suffix == ".tmp" and STEP_FOLDER.fullmatch(path.stem) and path.is_dir()
-
-
-def save(folder, checkpoint):
+def save(folder, checkpoint, *, best=False):
     """Write a checkpoint into a run's folder, and make it the latest -> its own folder.
 
     Arrays may be NumPy's or JAX's.  Where the disk is full or fails, OSError is raised, and the
-    checkpoint before stays the latest.
+    checkpoint before stays the latest.  best: it becomes the best one, too.
     """
     folder = Path(folder)
     name = f"step-{checkpoint.step}"
@@ -80,42 +89,38 @@ def save(folder, checkpoint):
     unfinished.mkdir(parents=True)
     _write(unfinished, checkpoint)
     os.rename(unfinished, folder / name)
-    _sync(folder)
-
-    latest = folder / "latest.tmp"
-    latest.write_text(name + "\n", encoding="utf-8")
-    _sync(latest)
-    os.replace(latest, folder / "latest")
-    _sync(folder)
+    sync(folder)
+    if best:
+        point(folder, "best", name)
+    point(folder, "latest", name)
     return folder / name
 
 
-def load(folder):
-    """The latest checkpoint of a run's folder, or the one in a folder `step-N`.
+def load(folder, *, pointer="latest"):
+    """A checkpoint: that of a folder `step-N`, or of a run's folder its latest, or its best.
 
     The arrays are NumPy's, in the dtype they were saved in, and in the order of `initial_params`.
     Raises CheckpointError for anything that is missing, torn, foreign, or does not fit the rest.
     """
-    folder = _step_folder(Path(folder))
+    folder = checkpoint_in(folder, pointer)
     path = folder / "checkpoint.json"
-    step, config, training = _described(path)
-    tokenizer = BPE.load(folder)
-    if tokenizer.vocabulary_size > config.vocabulary:
+    found = _described(path)
+    config = config_of(found["model"], source=path)
+    tokenizer = load_tokenizer(folder) if found["tokenizer"] else None
+    if tokenizer is not None and tokenizer.vocabulary_size > config.vocabulary:
         raise CheckpointError(
             f"{folder}: the tokenizer has {tokenizer.vocabulary_size} tokens, the model only "
             f"{config.vocabulary}; give the folder with the tokenizer that it was trained with"
         )
-    shapes = parameter_shapes(config)
-    moment_shapes = {f"{moment}.{path}": shapes[path] for moment in MOMENTS for path in shapes}
-    params = _read_arrays(folder / "params.safetensors", shapes)
-    moments = _read_arrays(folder / "optimizer.safetensors", moment_shapes)
-    if len({a.dtype for a in (*params.values(), *moments.values())}) > 1:
-        raise CheckpointError(
-            f"{folder} has some arrays in float32 and some in float64; give files that were saved "
-            "together"
-        )
-    optimizer = tree.unflatten(moments)
-    return Checkpoint(step, tree.unflatten(params), optimizer, config, training, tokenizer)
+    return Checkpoint(
+        _read_state(folder, found, model_of(config).parameter_shapes(config)),
+        config,
+        found["settings"],
+        tokenizer,
+        tuple(found["random_key"]),
+        found["position"],
+        found["evaluation"],
+    )
 
 
 def check_fit(source, arrays, shapes):
@@ -174,16 +179,27 @@ def _check_file(path):
 
 def _write(folder, checkpoint):
     """All files of a checkpoint, which are on the disk when this returns."""
-    model = {"name": "gpt"} | asdict(checkpoint.config)
-    described = FORMAT | {"step": checkpoint.step, "model": model, "training": checkpoint.training}
-    text = json.dumps(described, indent=2, allow_nan=False) + "\n"
+    state = checkpoint.state
+    written = FORMAT | {
+        "step": state.step,
+        "model": described(checkpoint.config),
+        "settings": checkpoint.settings,
+        "random_key": list(checkpoint.random_key),
+        "position": checkpoint.position,
+        "evaluation": checkpoint.evaluation,
+        "scaling": state.scaling,
+        "tokenizer": checkpoint.tokenizer is not None,
+    }
+    text = json.dumps(written, indent=2, allow_nan=False) + "\n"
     (folder / "checkpoint.json").write_text(text, encoding="utf-8")
-    checkpoint.tokenizer.save(folder)
-    _write_arrays(folder / "params.safetensors", checkpoint.params)
-    _write_arrays(folder / "optimizer.safetensors", checkpoint.optimizer)
+    if checkpoint.tokenizer is not None:
+        checkpoint.tokenizer.save(folder)
+    trees = {name: getattr(state, name) for name in TREES if getattr(state, name) is not None}
+    _write_arrays(folder / "params.safetensors", trees.pop("params"))
+    _write_arrays(folder / "optimizer.safetensors", trees)
     for file in folder.iterdir():
-        _sync(file)
-    _sync(folder)
+        sync(file)
+    sync(folder)
 
 
 def _write_arrays(path, arrays):
@@ -194,53 +210,42 @@ def _write_arrays(path, arrays):
         raise OSError(f"{path} could not be written: {error}") from error
 
 
-def _sync(path):
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _step_folder(folder):
-    """The folder of the checkpoint itself."""
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not there, or no folder: give that of a run")
-    latest = folder / "latest"
-    if not latest.is_file():
-        if STEP_FOLDER.fullmatch(folder.resolve().name):
-            return folder
+def _read_state(folder, found, shapes):
+    """The State in a checkpoint's folder, of which checkpoint.json says what is `found`."""
+    params = _read_arrays(folder / "params.safetensors", shapes)
+    path = folder / "optimizer.safetensors"
+    kinds = [name for name in TREES[1:] if name != "average" or found["settings"].get("average")]
+    each = {f"{kind}.{path}": shape for kind in kinds for path, shape in shapes.items()}
+    moments = _read_arrays(path, each)
+    if len({a.dtype for a in (*params.values(), *moments.values())}) > 1:
         raise CheckpointError(
-            f"{folder} has no file `latest`, so no checkpoint was finished in it: "
-            "give another run's folder, or one of its folders step-N"
+            f"{folder} has some arrays in float32 and some in float64; give files that were saved "
+            "together"
         )
-    name = latest.read_text(encoding="utf-8", errors="replace").removesuffix("\n")
-    if not STEP_FOLDER.fullmatch(name) or not (folder / name).is_dir():
-        raise CheckpointError(
-            f"{latest} names {name!r:.40}, which is no checkpoint beside it: "
-            "write the name of one into it, such as step-100"
-        )
-    return folder / name
+    trees = tree.unflatten(moments)
+    return State(found["step"], tree.unflatten(params), **trees, scaling=found["scaling"])
 
 
 def _described(path):
-    """What checkpoint.json says: the step, the GPTConfig, the run's settings."""
-    described = read_json(path)
-    found = {name: described.pop(name, None) for name in FORMAT}
-    if found != FORMAT:
-        raise CheckpointError(f"{path} is of {found}, and must be of {FORMAT}: give another")
-    _check_names(path, described, ("step", "model", "training"))
-    step, model, training = described["step"], described["model"], described["training"]
-    if type(step) is not int or step < 0 or not isinstance(training, dict):
-        raise CheckpointError(f"{path}: step must be 0 or more, training an object: copy it again")
-    _check_names(path, model, ("name", *(field.name for field in fields(GPTConfig))))
-    if model.pop("name") != "gpt":
-        raise CheckpointError(f"{path} is of another model than 'gpt': give a GPT's checkpoint")
-    try:
-        return step, GPTConfig(**model), training
-    except (InputError, TypeError) as error:
-        raise CheckpointError(f"{path}: {error}") from None
+    """What checkpoint.json says."""
+    found = read_json(path)
+    form = {name: found.pop(name, None) for name in FORMAT}
+    if form != FORMAT:
+        raise CheckpointError(f"{path} is of {form}, and must be of {FORMAT}: give another")
+    _check_names(path, found, KINDS)
+    for name, kind in KINDS.items():
+        if type(found[name]) is not kind and not (name == "scaling" and found[name] is None):
+            raise CheckpointError(
+                f"{path}: {name} is {found[name]!r:.80}, and must be {WORDS[kind]}: copy it again"
+            )
+    scaling, key, step = found["scaling"], found["random_key"], found["step"]
+    if scaling is not None and {n: type(v) for n, v in scaling.items()} != SCALING:
+        raise CheckpointError(f"{path}: scaling is {scaling!r:.80}: copy it again")
+    if step < 0 or len(key) != 2 or not all(type(k) is int and 0 <= k < 2**32 for k in key):
+        raise CheckpointError(
+            f"{path}: step must be 0 or more, random_key two words of 32 bits: copy it again"
+        )
+    return found
 
 
 def _check_names(path, described, names):

@@ -1,178 +1,163 @@
-"""Training: the same few lines, over and over."""
+"""Training: the same few lines, over and over, for every model."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
+import math
+from itertools import islice
 
 import numpy as np
 
 from reference import random, tree
-from reference.data.batches import batches
 from reference.errors import InputError
-from reference.layers.embedding import check_ids
-from reference.models.gpt import check_tokens, gpt_loss, initial_params
-from reference.training.optimizer import adamw, clip_factor, global_norm
-from reference.training.schedule import warmup_cosine
+from reference.models import model_of
+from reference.training.config import rate
+from reference.training.optimizer import adamw, clip_factor, global_norm, moving_average
+from reference.training.state import initial_state, keys_of, updates
+
+IGNORE = -100  # the label of what counts nothing
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How a model is trained.  Raises InputError for what cannot be."""
+def train(config, training, data, *, state=None):
+    """Yield (state, figures) after each step: the whole run, or what is left of it after `state`.
 
-    steps: int
-    batch: int = 12  # sequences in each step
-    length: int = 64  # tokens in each sequence, T
-    accumulation: int = 1  # parts of a batch that are computed one after another, to save memory
-    learning_rate: float = 1e-3  # the peak, after the warm-up
-    final_learning_rate: float = 1e-4
-    warmup: int = 20
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.95
-    epsilon: float = 1e-8
-    clip: float = 1.0
-    initialization: str = "paper"
-    dtype: str = "float32"
-    seed: int = 0
-
-    def __post_init__(self):
-        for name in ("steps", "batch", "length", "accumulation"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} is {value!r}; give a positive integer")
-        if self.batch % self.accumulation:
-            raise InputError(
-                f"accumulation is {self.accumulation}, which does not divide the batch of "
-                f"{self.batch}; give a divisor of it"
-            )
-        for name in ("learning_rate", "clip", "epsilon"):
-            value = getattr(self, name)
-            if not 0 < value < float("inf"):
-                raise InputError(f"{name} is {value!r}; give a positive number")
-        if self.dtype not in ("float32", "float64"):
-            raise InputError(f"dtype is {self.dtype!r}; give float32 or float64")
-        warmup_cosine(1, peak=1, warmup=self.warmup, steps=self.steps)
-        random.key(self.seed)
-
-
-class State(NamedTuple):
-    """All that a run carries from step to step, the same in both engines."""
-
-    step: int  # steps done
-    params: dict
-    mean: dict  # AdamW's moments, trees like params
-    square: dict
-
-
-class Keys(NamedTuple):
-    """The streams of random numbers of one seed: split(key(seed), 4), in this order."""
-
-    params: np.ndarray
-    data: np.ndarray
-    dropout: np.ndarray
-    sample: np.ndarray
-
-
-def keys_of(seed):
-    """The keys of a run."""
-    return Keys(*random.split(random.key(seed), 4))
-
-
-def initial_state(config, training):
-    """The state before the first step: published initial weights, moments of zero."""
-    key, dtype = keys_of(training.seed).params, np.dtype(training.dtype)
-    params = initial_params(config, key=key, initialization=training.initialization, dtype=dtype)
-    return State(0, params, tree.map(np.zeros_like, params), tree.map(np.zeros_like, params))
-
-
-def train(config, training, tokens, *, state=None):
-    """Yield (state, loss) after each step: the whole run, or what is left of it after `state`.
-
-    config: GPTConfig;  training: TrainingConfig;  tokens (n,): the text.  The loss is the batch's,
-    before the step.  Step i's dropout key is fold_in(the run's dropout key, i), i from 0.
-    Raises InputError for tokens outside the vocabulary, too few of them, or a length over the
-    context.
+    config: a model's;  training: TrainingConfig;  data: `reference.data.batches` has some, with
+    `batch(step)`.  figures: "loss", the batch's before the step, and "gradient_norm", before it is
+    clipped.  Step i's dropout key is fold_in(the run's dropout key, i), i from 0.
+    Raises InputError or DtypeError for a batch that the model cannot be trained on.
     """
     keys = keys_of(training.seed)
-    check_data(tokens, config, training)
     state = initial_state(config, training) if state is None else state
-    size = {"length": training.length, "batch": training.batch}
-    for inputs, labels in batches(tokens, **size, key=keys.data, start=state.step):
-        if state.step == training.steps:
-            return
+    while state.step < training.steps:
+        batch = data.batch(state.step)
+        check_batch(config, batch)
         key = random.fold_in(keys.dropout, state.step)
-        batch = {"tokens": inputs, "labels": labels, "key": key}
-        state, loss = train_step(state, **batch, config=config, training=training)
-        yield state, loss
+        state, figures = train_step(state, batch, key=key, config=config, training=training)
+        yield state, figures
 
 
-def train_step(state, *, tokens, labels, key, config, training):
+def train_step(state, batch, *, key, config, training):
     """One step: the loss's gradient, clipped, and AdamW with the scheduled rate.
 
-    tokens and labels (B, T) -> the next state, the loss before.
+    batch: a dict of arrays (B, …) -> the next state, figures as of `train`.
     """
     loss, gradients = loss_and_gradients(
         state.params,
-        tokens=tokens,
-        labels=labels,
+        batch,
         config=config,
         key=key,
         accumulation=training.accumulation,
+        recompute=training.recompute,
     )
-    step = state.step + 1
-    moved = adamw(
+    step, norm = state.step + 1, global_norm(gradients)
+    params, mean, square = adamw(
         state.params,
         gradients,
         state.mean,
         state.square,
-        step=step,
-        learning_rate=learning_rate(step, training),
+        step=updates(state) + 1,
+        learning_rate=rate(training)(step),
         beta1=training.beta1,
         beta2=training.beta2,
         epsilon=training.epsilon,
         weight_decay=training.weight_decay,
-        factor=clip_factor(global_norm(gradients), limit=training.clip),
+        factor=clip_factor(norm, limit=training.clip),
     )
-    return State(step, *moved), loss
+    moved = state._replace(step=step, params=params, mean=mean, square=square)
+    if state.average is not None:
+        average = moving_average(state.average, params, decay=training.average)
+        moved = moved._replace(average=average)
+    return moved, {"loss": loss, "gradient_norm": norm}
 
 
-def learning_rate(step, training):
-    """The rate of a step, from 1: `warmup_cosine` of the run."""
-    return warmup_cosine(
-        step,
-        peak=training.learning_rate,
-        warmup=training.warmup,
-        steps=training.steps,
-        final=training.final_learning_rate,
-    )
-
-
-def loss_and_gradients(params, *, tokens, labels, config, key=None, accumulation=1, ignore=-100):
+def loss_and_gradients(params, batch, *, config, key=None, accumulation=1, recompute=False):
     """The loss of a batch and its gradients, computed in parts that fit into memory.
 
-        loss = Σᵢ wᵢ lossᵢ,   wᵢ = tokens that part i keeps / tokens that all keep
+        loss = Σᵢ wᵢ lossᵢ,   wᵢ = what part i counts / what all count
 
     With equal weights it would be a mean of means, and not the batch's loss where padding makes
-    parts uneven.  Part i's dropout key is fold_in(key, i).
+    parts uneven.  A last part with fewer rows than the others is filled up with rows that count
+    nothing.  Part i's dropout key is fold_in(key, i).
 
-    tokens and labels (B, T), B divisible by `accumulation` -> a scalar, a tree like params.
+    batch: a dict of arrays (B, …) -> a scalar, a tree like params.
     """
-    kept = max(int((labels != ignore).sum()), 1)
+    loss_of, total = model_of(config).loss, max(counted(batch), 1)
     loss, gradients = 0, None
-    parts = zip(np.split(tokens, accumulation), np.split(labels, accumulation), strict=True)
-    for i, (part, part_labels) in enumerate(parts):
+    for i, part in enumerate(parts(batch, accumulation)):
         part_key = None if key is None else random.fold_in(key, i)
-        part_loss, backward = gpt_loss(
-            params, tokens=part, labels=part_labels, config=config, key=part_key, ignore=ignore
+        part_loss, backward = loss_of(
+            params, **part, config=config, key=part_key, recompute=recompute
         )
-        weight = int((part_labels != ignore).sum()) / kept
+        weight = counted(part) / total
         part_gradients = backward(weight)
         loss = loss + weight * part_loss
         gradients = part_gradients if i == 0 else tree.map(np.add, gradients, part_gradients)
     return loss, gradients
 
 
-def check_data(tokens, config, training):
-    """Raise InputError or DtypeError for tokens that this model cannot be trained on."""
-    check_ids(tokens, config.vocabulary, name="tokens")
-    check_tokens(np.zeros((1, training.length), np.int32), config, name="a batch")
-    next(batches(tokens, length=training.length, batch=training.batch, key=random.key(0)))
+def evaluate(params, config, data, *, batches=None):
+    """The mean loss over data that is not trained on, without noise -> {"loss": …, "counted": …}.
+
+    data: as for `train`, with `in_order()`, each row once;  batches: only the first so many.
+    Every label counts the same, however they lie in batches.
+    Raises InputError where nothing counts.
+    """
+    return mean_loss(
+        (float(model_of(config).loss(params, **batch, config=config)[0]), counted(batch))
+        for batch in islice(checked(config, data.in_order()), batches)
+    )
+
+
+def mean_loss(losses):
+    """The mean of pairs (loss, how many it is the mean of)."""
+    total, count = 0.0, 0
+    for loss, number in losses:
+        total += loss * number
+        count += number
+    if count == 0:
+        raise InputError("nothing in the validation data counts; give some that has labels")
+    return {"loss": total / count, "counted": count}
+
+
+def counted(batch):
+    """How many things the loss of a batch is the mean of: labels that are kept, else rows."""
+    if "labels" in batch:
+        return int((batch["labels"] != IGNORE).sum())
+    return len(next(iter(batch.values())))
+
+
+def parts(batch, number):
+    """A batch as a list of so many, of equally many rows: see `filled`."""
+    if number == 1:
+        return [batch]
+    whole = filled(batch, math.ceil(len(next(iter(batch.values()))) / number) * number)
+    split = {name: np.split(array, number) for name, array in whole.items()}
+    return [{name: arrays[i] for name, arrays in split.items()} for i in range(number)]
+
+
+def filled(batch, rows):
+    """A batch with so many rows, the last of which count nothing: labels ignored, the rest 0."""
+
+    def fill(name, array):
+        missing = ((0, rows - len(array)),) + ((0, 0),) * (array.ndim - 1)
+        return np.pad(array, missing, constant_values=IGNORE if name == "labels" else 0)
+
+    if len(next(iter(batch.values()))) == rows:
+        return batch
+    if "labels" not in batch:
+        raise InputError("the batch has no labels, so a row that counts nothing cannot be made")
+    return {name: fill(name, array) for name, array in batch.items()}
+
+
+def checked(config, stream):
+    """The batches of a stream, each after `check_batch`."""
+    for batch in stream:
+        check_batch(config, batch)
+        yield batch
+
+
+def check_batch(config, batch):
+    """Raise InputError or DtypeError for a batch that this model cannot be trained on."""
+    try:
+        model_of(config).check_batch(config, **batch)
+    except TypeError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"the batch has {sorted(batch)}; {error}") from None

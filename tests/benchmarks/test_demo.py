@@ -6,6 +6,7 @@ import pytest
 from matplotlib import image
 from rich.console import Console
 
+import reference.models
 import reference.training.loop
 from benchmarks import demo
 from benchmarks.report import Mismatch
@@ -67,10 +68,10 @@ def gate():
 
 
 def test_the_gate_finds_a_wrong_gradient_and_names_it(monkeypatch):
-    right = reference.training.loop.gpt_loss
+    right = reference.models.MODELS["gpt"]
 
     def wrong(*args, **kwargs):
-        loss, backward = right(*args, **kwargs)
+        loss, backward = right.loss(*args, **kwargs)
 
         def slightly_wrong(dloss):
             gradients = backward(dloss)
@@ -79,7 +80,7 @@ def test_the_gate_finds_a_wrong_gradient_and_names_it(monkeypatch):
 
         return loss, slightly_wrong
 
-    monkeypatch.setattr(reference.training.loop, "gpt_loss", wrong)
+    monkeypatch.setitem(reference.models.MODELS, "gpt", right._replace(loss=wrong))
     path = r"blocks\.1\.feed_forward\.sublayer\.up\.kernel"
     with pytest.raises(Mismatch, match=f"first gradient in float64: that of {path} is "):
         gate()

@@ -5,7 +5,8 @@ import pytest
 import reference.training.loop
 from benchmarks import jax_gpt
 from reference.models.gpt import GPTConfig
-from reference.training.loop import TrainingConfig, learning_rate
+from reference.training.config import TrainingConfig, rate
+from reference.training.state import initial_state
 from tests.peers import peer
 
 
@@ -17,22 +18,19 @@ def test_the_training_of_what_is_timed_beside_us_is_ours(dtype, tolerance):
 
     config = GPTConfig(50, 70, layers=2, heads=3, width=12)
     settings = TrainingConfig(steps=10, batch=4, length=70, warmup=2, clip=0.5, dtype=dtype)
-    tokens = np.random.default_rng(0).integers(0, 50, 5000)
-    state = reference.training.loop.initial_state(config, settings)
+    ids = np.random.default_rng(0).integers(0, 50, (10, 2, 4, 70))
+    state = initial_state(config, settings)
     model = TorchGPT(state.params, config, settings)
-    in_jax = jax.device_put(tuple(state))
-    batches = reference.training.loop.batches(
-        tokens, length=70, batch=4, key=reference.training.loop.keys_of(1).data
-    )
-    for step, (inputs, labels) in zip(range(1, 11), batches, strict=False):
-        batch = {"tokens": inputs, "labels": labels, "key": None}
-        state, loss = reference.training.loop.train_step(
-            state, **batch, config=config, training=settings
+    in_jax = jax.device_put(tuple(state[:4]))
+    for step, (inputs, labels) in enumerate(ids, 1):
+        batch = {"tokens": inputs, "labels": labels}
+        state, figures = reference.training.loop.train_step(
+            state, batch, key=None, config=config, training=settings
         )
+        loss = figures["loss"]
         theirs = model.train_step(torch.tensor(inputs), torch.tensor(labels))
         np.testing.assert_allclose(theirs.item(), loss, rtol=tolerance)
-        rate = learning_rate(step, settings)
         in_jax, by_hand = jax_gpt.train_step(
-            in_jax, inputs, labels, rate, config=config, training=settings
+            in_jax, inputs, labels, rate(settings)(step), config=config, training=settings
         )
         np.testing.assert_allclose(by_hand, loss, rtol=tolerance)
