@@ -12,7 +12,8 @@ EXAMPLES = """examples:
   python -m benchmarks training --sizes small --profile     and where the time goes
   python -m benchmarks components               each component beside PyTorch's
   python -m benchmarks components --only gelu transformer_block
-  python -m benchmarks demo --help              all options of one of the three
+  python -m benchmarks characters --data shakespeare.txt    two whole runs, in nanoGPT's setting
+  python -m benchmarks demo --help              all options of one of the four
 """
 
 
@@ -35,7 +36,7 @@ def run(options):
     from reference.memory import keep_freed_memory
 
     memory_kept = keep_freed_memory()
-    from benchmarks import components, demo, training
+    from benchmarks import characters, components, demo, training
     from benchmarks.report import Mismatch
     from reference.errors import InputError
 
@@ -46,6 +47,8 @@ def run(options):
             components.run(
                 options.out, only=options.only, rounds=options.rounds, memory_kept=memory_kept
             )
+        elif options.name == "characters":
+            characters.run(options.data, options.out, steps=options.steps, seed=options.seed)
         else:
             training.run(
                 options.out,
@@ -69,7 +72,7 @@ def parser():
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = top.add_subparsers(
-        dest="name", required=True, metavar="demo | training | components"
+        dest="name", required=True, metavar="demo | training | components | characters"
     )
     cores = available_processors()
 
@@ -82,7 +85,12 @@ def parser():
     three = commands.add_parser("components", help="time every component, PyTorch's beside")
     three.add_argument("--only", nargs="+", metavar="NAME", help="of these components (all)")
     three.add_argument("--rounds", type=int, metavar="N", help="timings of each engine (15)")
-    for command, name in ((one, "demo"), (two, "training"), (three, "components")):
+    four = commands.add_parser("characters", help="two whole runs, in nanoGPT's setting")
+    four.add_argument("--data", metavar="FILE", required=True, help="a text, such as Shakespeare's")
+    four.add_argument("--steps", type=int, default=2000, metavar="N", help="of each engine (2000)")
+    four.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is random (0)")
+    named = {"demo": one, "training": two, "components": three, "characters": four}
+    for name, command in named.items():
         folder = f"runs/benchmarks/{name}"
         command.add_argument(
             "--out", metavar="FOLDER", default=folder, help=f"for figures and picture ({folder})"

@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from reference.layers.mask import (
     fixed,
     locally_banded,
     padding,
+    places,
     prefix,
     sliding_window,
     strided,
@@ -144,6 +146,21 @@ def test_packed_documents_equal_separate_ones(seed):
         np.testing.assert_allclose(dx[:, alone], dx_alone, rtol=0, atol=1e-12)
         kernels.append(dalone["query"]["kernel"])
     np.testing.assert_allclose(dparams["query"]["kernel"], sum(kernels), rtol=0, atol=1e-12)
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=5), st.integers(-3, 3))
+def test_places_begin_again_with_each_document(sizes, first):
+    """Turns red if they go on through, or begin again only where the number grows."""
+    numbers = first + np.arange(len(sizes)) * (-1) ** np.arange(len(sizes))
+    ids = np.stack([np.repeat(numbers, sizes), np.zeros(sum(sizes), int)])
+    expected = [np.concatenate([np.arange(n) for n in sizes]), np.arange(sum(sizes))]
+    for xp in (np, jnp):
+        np.testing.assert_array_equal(places(xp.asarray(ids)), expected)
+        assert places(xp.asarray(ids)).dtype == np.int32
+    with pytest.raises(DtypeError, match="ids is of float64"):
+        places(ids / 2)
+    with pytest.raises(InputError, match=r"ids has shape \(2,\)"):
+        places(ids[:, 0])
 
 
 @given(st.integers(0, 2**32))

@@ -41,6 +41,32 @@ def test_learned_position_equals_its_twin(offset, leading):
     assert_mirror(learned_position, TWIN, TABLE, x, offset=offset, rng=rng)
 
 
+def test_learned_position_of_given_places_equals_its_twin():
+    """A place that several tokens share gets the sum of theirs."""
+    rng = np.random.default_rng(2)
+    places = np.array([[0, 1, 0, 1, 2], [6, 6, 6, 0, 3]])
+    x = rng.standard_normal((2, 5, 5))
+    assert_gradient(learned_position, TABLE, x, places=places, rng=rng)
+    assert_mirror(learned_position, TWIN, TABLE, x, places=places, rng=rng)
+    in_order = np.tile(np.arange(5), (2, 1))
+    expected = learned_position(TABLE, x)[0]
+    np.testing.assert_array_equal(learned_position(TABLE, x, places=in_order)[0], expected)
+
+
+@pytest.mark.parametrize("engine", [learned_position, TWIN])
+@pytest.mark.parametrize(
+    "places, message",
+    [
+        (np.zeros((2, 4), int), r"places has shape \(2, 4\), x \(2, 3, 5\)"),
+        (np.full((2, 3), 7), r"places\[0, 0\] is 7, outside"),
+        (np.full((2, 3), -1), r"places\[0, 0\] is -1, outside"),
+    ],
+)
+def test_places_that_there_are_not_are_refused(engine, places, message):
+    with pytest.raises(InputError, match=message):
+        engine(TABLE, np.zeros((2, 3, 5)), places=places)
+
+
 @pytest.mark.parametrize("engine", [learned_position, TWIN])
 @pytest.mark.parametrize("length, offset", [(8, 0), (3, 5)])
 def test_a_sequence_past_the_context_is_refused(engine, length, offset):

@@ -59,6 +59,23 @@ def test_gpt_loss_equals_its_twin():
     assert_mirror(our_loss, LOSS, PARAMS, **batch, rng=rng, tolerance=MODEL, narrow=narrow)
 
 
+def test_gpt_loss_of_packed_documents_equals_its_twin_and_that_of_each_alone():
+    """Turns red if positions go on from one document to the next."""
+    rng = np.random.default_rng(4)
+    tokens, labels = rng.integers(0, 17, (2, 2, 7))
+    ids = np.array([[1, 1, 1, 2, 2, 2, 2], [5, 5, 5, 5, 5, 3, 3]])
+    batch = {"tokens": tokens, "labels": labels, "documents": ids}
+    noise = {"key": random.key(3)}
+    assert_gradient(our_loss, PARAMS, **batch, **noise, rng=rng)
+    narrow = {np.float32: 2}
+    assert_mirror(our_loss, LOSS, PARAMS, **batch, **noise, rng=rng, tolerance=MODEL, narrow=narrow)
+    total = 0.0
+    for row, alone in ((0, slice(3)), (0, slice(3, 7)), (1, slice(5)), (1, slice(5, 7))):
+        one = {"tokens": tokens[row, None, alone], "labels": labels[row, None, alone]}
+        total += our_loss(PARAMS, **one)[0] * one["labels"].size
+    np.testing.assert_allclose(our_loss(PARAMS, **batch)[0], total / 14, rtol=1e-12)
+
+
 @given(tokens_of, st.integers(0, 4), st.integers(0, 16))
 def test_no_position_sees_the_future(tokens, t, other):
     """An exact zero.  Turns red if the causal mask admits s = t + 1."""
