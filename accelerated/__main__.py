@@ -4,7 +4,7 @@ import sys
 
 import jax
 
-from accelerated.inference.decoding import generate
+from accelerated.inference import generate
 from accelerated.tokenizers import bpe
 from accelerated.training import evaluate, fit
 from accelerated.training.compilation import (

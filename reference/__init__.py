@@ -29,8 +29,9 @@ A reading order
     models/gpt: a whole language model and its gradient, on two pages
     layers/convolution: the way in for images;  layers/lora: learning a little more
     random: where every number that is drawn comes from
-    training/schedule, optimizer, loop, checkpoint: how it learns
-    tokenizers/bpe, data/batches: what it learns from
+    training/schedule, optimizer, loop: how it learns;  layers/recompute: in how much memory
+    training/run, checkpoint, run_folder: how a run is stopped, killed and gone on with
+    tokenizers/characters, bpe;  data/text, tokens, batches, packing, duplicates: from what
     inference/sampling, decoding: how it writes
 """
 

@@ -3,7 +3,7 @@
 import sys
 
 from reference.commands import Engine, main
-from reference.inference.decoding import generate
+from reference.inference import generate
 from reference.training import evaluate, fit
 
 ENGINE = Engine("reference", fit, evaluate, generate)

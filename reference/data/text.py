@@ -17,12 +17,10 @@ A tokenizer of single characters can be cut anywhere.
 """
 
 import codecs
-import gzip
 import pydoc_data.topics
 import re
-import zlib
-from pathlib import Path
 
+from reference.data.rows import open_file
 from reference.errors import InputError
 
 # What `\s` means to BPE's PATTERN, Unicode's White_Space.  Python's `\s` has four more, which
@@ -76,10 +74,10 @@ def _decoded(path, size, encoding):
     """Yield a file's text, `size` bytes at a time, without its byte-order mark."""
     decoder = _decoder(encoding)
     offset, line, mark = 0, 1, "\ufeff"
-    with (gzip.open if Path(path).suffix.lower() == ".gz" else open)(path, "rb") as file:
+    with open_file(path) as file:
         data = None
         while data != b"":
-            data = _read(file, size, path)
+            data = file.read(size)
             before = decoder.getstate()
             waiting = before[0]  # the bytes of a character that is not all there yet
             try:
@@ -113,16 +111,6 @@ def _decoder(encoding):
         ) from None
     # Marks are dropped for all encodings alike, and this one would not count their bytes.
     return codecs.getincrementaldecoder("utf-8" if name == "utf-8-sig" else name)()
-
-
-def _read(file, size, path):
-    try:
-        return file.read(size)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(
-            f"{path} is torn, or was not compressed by gzip ({error}): copy it again, or take "
-            ".gz from its name"
-        ) from None
 
 
 def python_documentation():

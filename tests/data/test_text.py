@@ -218,5 +218,5 @@ def test_a_torn_or_foreign_gz_is_refused(tmp_path):
     for torn in (whole[: len(whole) // 2], whole[:-3], whole[:5], flipped, b"plain text"):
         path.write_bytes(torn)
         for read in (read_text, lambda path: list(text_pieces(path, size=100))):
-            with pytest.raises(InputError, match=f"{path} is torn, or was not compressed"):
+            with pytest.raises(InputError, match=f"{path} cannot be unpacked .* torn, or no gzip"):
                 read(path)
