@@ -1,4 +1,6 @@
 import json
+import sys
+import types
 from dataclasses import asdict
 
 import jax
@@ -10,9 +12,9 @@ from safetensors.numpy import load_file, save_file
 from accelerated import functional
 from accelerated.models.gpt import GPT
 from reference import random, tree
-from reference.errors import CheckpointError
+from reference.errors import CheckpointError, InputError
 from reference.models.gpt import GPTConfig, gpt, gpt_loss, initial_params
-from reference.pretrained import load
+from reference.pretrained import load, save
 from tests.mirror import assert_close, relative_errors
 from tests.peers import peer
 
@@ -260,7 +262,7 @@ def refused(folder, *words):
 
 
 REFUSED = {
-    "model_type": ("llama", "give a 'gpt2'"),
+    "model_type": ("lama", "give one of gpt2"),
     "activation_function": ("relu", "must be 'gelu_new'"),
     "layer_norm_epsilon": (1e-6, "must be 1e-05"),
     "n_inner": (59, "must be 60"),
@@ -320,7 +322,7 @@ def test_an_output_layer_of_its_own_is_refused(folder):
     for shape in ((17, 15), (16, 15)):
         head = {"lm_head.weight": arrays["wte.weight"][: shape[0]] + np.float32(1e-3)}
         write(folder, arrays=arrays | head)
-        refused(folder, "lm_head.weight is not equal to wte.weight", "tied embeddings")
+        refused(folder, "lm_head.weight is not equal to what is our token.embedding", "tied")
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.float64])
@@ -364,3 +366,56 @@ def test_a_part_that_is_missing_is_refused(folder):
 def test_an_index_that_cannot_be_is_refused(folder, weight_map):
     sharded(folder, weight_map)
     refused(folder, folder / "model.safetensors.index.json", "no weight_map", "copy it again")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_what_is_saved_is_loaded_by_hugging_face_and_by_us(tmp_path, dtype):
+    torch, transformers = peer("torch"), peer("transformers")
+    params = initial_params(CONFIG, key=random.key(0))
+    save(tmp_path / "new", CONFIG, params, dtype=dtype)
+    model = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "new", dtype=dtype).eval()
+    config, loaded = load(tmp_path / "new")
+    assert config == CONFIG
+    for path, array in tree.flatten(loaded).items():
+        exact = torch.tensor(tree.flatten(params)[path]).to(getattr(torch, dtype)).float().numpy()
+        np.testing.assert_array_equal(array, exact)
+    with torch.no_grad():
+        theirs = model.float()(torch.tensor(LABELLED["tokens"])).logits.numpy()
+    assert_close(gpt(loaded, tokens=LABELLED["tokens"], config=config)[0], theirs, 1e-5)
+
+
+def test_nothing_is_saved_over_a_model_or_of_another_s_parameters(folder):
+    params = initial_params(CONFIG, key=random.key(0))
+    before = (folder / "model.safetensors").read_bytes()
+    with pytest.raises(InputError, match="has a model already"):
+        save(folder, CONFIG, params)
+    assert (folder / "model.safetensors").read_bytes() == before
+    with pytest.raises(InputError, match="dtype is 'float8'; give one of float32"):
+        save(folder / "new", CONFIG, params, dtype="float8")
+    del params["norm"]["bias"]
+    with pytest.raises(CheckpointError, match="missing: norm.bias"):
+        save(folder / "new", CONFIG, params)
+    assert not (folder / "new").exists()
+
+
+def test_numbers_that_are_not_finite_are_refused_by_name(folder):
+    arrays = random_arrays()
+    arrays["h.1.ln_1.bias"][3] = np.nan
+    write(folder, arrays=arrays)
+    refused(folder, folder / "model.safetensors", "h.1.ln_1.bias", "not finite")
+
+
+def test_a_name_on_the_hub_is_refused_where_there_is_none(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(InputError, match="gpt2 is no directory .* pip install huggingface_hub"):
+        load("openai-community/gpt2")
+    hub = types.ModuleType("huggingface_hub")
+    hub.snapshot_download = lambda name, allow_patterns: 1 / 0
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    with pytest.raises(InputError, match="did not give it .ZeroDivisionError"):
+        load("openai-community/gpt2")
+    write(tmp_path)
+    hub.snapshot_download = lambda name, allow_patterns: str(tmp_path)
+    assert load("openai-community/gpt2")[0] == CONFIG
+    refused("./nowhere", "nowhere is not there")

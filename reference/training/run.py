@@ -1,10 +1,21 @@
-"""A whole run: training, with all that lets one watch it, stop it, go on with it and trust it."""
+"""A whole run: training, with all that lets one watch it, stop it, go on with it and trust it.
 
+After each step it is asked, in this order, whether it is time for
+    a line in the log      every LOG_INTERVAL steps
+    an evaluation          every evaluation_interval steps and at the last; it goes to the log, too
+    a checkpoint           every checkpoint_interval steps, at a new best, and where the run ends
+A checkpoint comes last, so that what the log has up to its step is all that there ever will be: a
+run that goes on from it continues the log as if there had been no break.
+"""
+
+import json
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +30,7 @@ from reference.training.checkpoint import Checkpoint
 from reference.training.config import TrainingConfig, check_count, rate
 from reference.training.log import Log
 from reference.training.progress import Progress
-from reference.training.run_folder import CURVE, claimed, remove_older
+from reference.training.run_folder import CURVE, LOG, checkpoint_in, claimed, remove_older
 from reference.training.state import State, initial_state, weights
 
 LOG_INTERVAL = 10  # steps: to look at a loss is to wait for the device
@@ -71,12 +82,12 @@ def fit(
     with the checkpoints.  settings: more that decides the run, plain JSON values, kept there too.
     resume: go on from the folder's latest checkpoint, bit for bit as if the run had not ended: with
     the same config, training and data.  checkpoint_interval: in steps; also at each new best, at
-    the end, and where Ctrl-C (SIGINT) or SIGTERM ends it: the step is finished, then saved.
-    keep: how many checkpoints, beside the best.  quiet: show nothing.
-    engine: a Loop; the reference's own if left out.
+    the end, and where Ctrl-C (SIGINT) or SIGTERM ends it: the step is finished, then saved; a
+    second Ctrl-C ends it at once.  keep: how many checkpoints, beside the best.  quiet: show
+    nothing.  engine: a Loop; the reference's own if left out.
 
     Raises InputError for a folder that is not empty or in which another process trains, for a run
-    that is resumed with something else than it was begun with, and where the loss is not finite any
+    that is resumed with something else than it was begun with, and where a loss is not finite any
     more: the checkpoint before it stays.  OSError where the disk is full, likewise.
     """
     check_count("checkpoint_interval", checkpoint_interval)
@@ -84,19 +95,15 @@ def fit(
     if folder is None and resume:
         raise InputError("resume is given without the folder of a run; give both")
     data.position(0)  # raises where there is not one batch
-    identity = {
-        "model": described(config),
-        "settings": asdict(training) | (settings or {}),
-        "position": {"fingerprint": data.fingerprint},
-        "random_key": tuple(int(word) for word in random.key(training.seed)),
-    }
+    if validation is not None:
+        loop.check_batch(config, next(iter(validation.in_order())))
+    ours = identity(config, training, data, validation, settings or {})
     with nullcontext() if folder is None else claimed(folder, resume=resume) as held:
         if resume:
-            start = same_run(checkpoints.load(held.path), identity)
+            start = same_run(checkpoints.load(held.path), ours)
         else:
-            state = initial_state(config, training)
-            given = {name: identity[name] for name in ("settings", "random_key", "position")}
-            start = Checkpoint(state, config, tokenizer=tokenizer, **given)
+            kept = {name: ours[name] for name in ("settings", "position", "random_key")}
+            start = Checkpoint(initial_state(config, training), config, tokenizer=tokenizer, **kept)
         run = Run(
             start,
             training,
@@ -104,95 +111,150 @@ def fit(
             folder=held and held.path,
             checkpoint_interval=checkpoint_interval,
             keep=keep,
+            saved=checkpoint_in(held.path) if resume else None,
         )
         return run.to_the_end(data, validation, quiet=quiet)
 
 
-def same_run(found, identity):
-    """The Checkpoint found, if it is of this run.  Raises InputError for the first difference."""
-    theirs = {
-        "model": described(found.config),
-        "settings": found.settings,
-        "position": found.position,
-        "random_key": found.random_key,
+def identity(config, training, data, validation, settings):
+    """What makes a run this one and no other, as a checkpoint has it."""
+    return {
+        "model": plain(described(config)),
+        "settings": plain(settings | asdict(training)),
+        "position": {
+            "fingerprint": data.fingerprint,
+            "validation": None if validation is None else validation.fingerprint,
+        },
+        "random_key": tuple(int(word) for word in random.key(training.seed)),
     }
-    if identity["random_key"] != theirs["random_key"]:
-        raise InputError("the run was begun with another seed; give that, or begin a new run")
-    for part in ("model", "settings", "position"):
-        for name, ours in identity[part].items():
-            if ours != theirs[part].get(name):
+
+
+def plain(values):
+    """A dict as JSON gives it back.  Raises InputError for what it could not keep."""
+    for name, value in values.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"{name} is {value!r:.80} of {type(value).__name__}, which a checkpoint cannot "
+                "keep; give finite numbers, texts, booleans, None, or lists and dicts of these"
+            ) from None
+    return json.loads(json.dumps(values))
+
+
+def same_run(found, ours):
+    """The Checkpoint found, if it is of this run.  Raises InputError for the first difference.
+
+    Settings that it does not have, as those of another engine, are added to its own.
+    """
+    remedy = "give what it was begun with, or begin a new run in another folder"
+    model, settings, position = described(found.config), found.settings, found.position
+    for whose, theirs, now in (
+        ("the model's ", model, ours["model"]),
+        ("", settings, ours["settings"]),
+    ):
+        for name, value in now.items():
+            if name in theirs and value != theirs[name]:
                 raise InputError(
-                    f"{name} is {ours!r:.80}, but the run was begun with "
-                    f"{theirs[part].get(name)!r:.80}; give what it was begun with, or begin a new "
-                    "run in another folder"
+                    f"{whose}{name} is {value!r:.80}, but the run was begun with "
+                    f"{theirs[name]!r:.80}; {remedy}"
                 )
-    return found
+    for name, words in (("fingerprint", "data"), ("validation", "validation data")):
+        if name in position and position[name] != ours["position"][name]:
+            raise InputError(f"the {words} are not those that the run was begun with; {remedy}")
+    added = {name: getattr(found, name) | ours[name] for name in ("settings", "position")}
+    return replace(found, **added)
 
 
+@dataclass
 class Run:
-    """A run between its first step here and its last: what it shows, keeps and has found."""
+    """A run from the checkpoint it starts from: what it shows, keeps and has found."""
 
-    def __init__(self, start, training, engine, *, folder, checkpoint_interval, keep):
-        self.start, self.training, self.engine = start, training, engine
-        self.folder, self.checkpoint_interval, self.keep = folder, checkpoint_interval, keep
-        self.evaluation, self.saved, self.step = dict(start.evaluation), None, start.step
+    start: Checkpoint
+    training: TrainingConfig
+    engine: Loop
+    folder: Path | None
+    checkpoint_interval: int
+    keep: int
+    saved: Path | None  # the latest checkpoint
+    evaluation: dict = field(init=False)
+
+    def __post_init__(self):
+        self.evaluation = self.start.evaluation
 
     def to_the_end(self, data, validation, *, quiet):
         """Train until all steps are done, patience is out, or someone stops it -> Result."""
-        config, training, begun = self.start.config, self.training, self.start.state
-        if self.ended(begun.step):
-            return Result(begun, self.evaluation, self.ended(begun.step), self.saved)
-        bar = Progress(
-            steps=training.steps,
-            start=begun.step,
-            tokens_per_step=training.batch * training.length,
-            best=self.evaluation.get("best_loss"),
-            quiet=quiet,
-        )
-        with self.log() as log, stop_on_signal() as stopped, bar as show:
-            for state, figures in self.engine.train(config, training, data, state=begun):
-                show.step(state.step, figures["loss"])
-                self.record(log, state.step, figures)
-                best = self.look(state, figures, validation, log, show)
-                last = self.ended(state.step) or stopped()
-                if last or best or passed(self.checkpoint_interval, self.step, state.step):
-                    check_finite(figures["loss"], state.step)
-                    self.save(self.engine.portable(state, config), data, log, best=best)
-                self.step = state.step
-                if last:
-                    break
+        state = self.start.state
+        if not self.ended(state.step):
+            state = self.train(data, validation, quiet=quiet)
         if self.folder is not None:
-            from reference.training.curve import draw_curve  # and Matplotlib, which takes a second
+            draw(self.folder)
+        return Result(state, self.evaluation, self.ended(state.step) or "stopped", self.saved)
 
-            draw_curve(self.folder, self.folder / CURVE)
-        ended = self.ended(state.step) or "stopped"
-        return Result(self.engine.portable(state, config), self.evaluation, ended, self.saved)
+    def train(self, data, validation, *, quiet):
+        """Do the steps that are left -> the State after the last of them."""
+        config, begun = self.start.config, self.start.state
+        before = begun.step
+        with self.log() as log, stop_on_signal(quiet) as stopped, self.progress(quiet) as show:
+            for state, figures in self.engine.train(config, self.training, data, state=begun):
+                show.step(state.step, figures["loss"])
+                if log is not None and passed(LOG_INTERVAL, before, state.step):
+                    self.record(log, state.step, figures)
+                best = False
+                if validation is not None and self.evaluates(before, state.step):
+                    check_figures(figures, state)
+                    best = self.look(state, validation, log, show)
+                last = self.ended(state.step) or stopped()
+                if last or best or passed(self.checkpoint_interval, before, state.step):
+                    check_figures(figures, state)
+                    kept = self.engine.portable(state, config)
+                    self.save(kept, data, log, best=best)
+                if last:
+                    return kept
+                before = state.step
+
+    def ended(self, step):
+        """Why there is no more to do: "done", or "early" where patience is out; else None."""
+        if step >= self.training.steps:
+            return "done"
+        patience = self.training.patience
+        waited = self.evaluation.get("waited", 0)
+        return "early" if patience is not None and waited >= patience else None
 
     def log(self):
         """The run's log; without a folder, one that keeps nothing."""
         return nullcontext() if self.folder is None else Log(self.folder, self.start.step)
 
-    def record(self, log, step, figures):
-        """A line of the log for each LOG_INTERVAL steps."""
-        if log is not None and passed(LOG_INTERVAL, self.step, step):
-            loss, norm = (float(np.ravel(figures[name])[-1]) for name in ("loss", "gradient_norm"))
-            of_step = rate(self.training)(step)
-            log.write("step", step, loss=loss, gradient_norm=norm, learning_rate=of_step)
+    def progress(self, quiet):
+        """What is shown of the run."""
+        return Progress(
+            steps=self.training.steps,
+            start=self.start.step,
+            tokens_per_step=self.training.batch * self.training.length,
+            best=self.evaluation.get("best_loss"),
+            quiet=quiet,
+        )
 
-    def look(self, state, figures, validation, log, show):
-        """Evaluate where it is time to -> whether this is the best state so far."""
-        every = self.training.evaluation_interval
-        at_end = state.step >= self.training.steps
-        if validation is None or not (passed(every, self.step, state.step) or at_end):
-            return False
-        check_finite(figures["loss"], state.step)
+    def record(self, log, step, figures):
+        """A line of the log; of several steps in one call, for the last."""
+        loss, norm = (float(np.ravel(figures[name])[-1]) for name in ("loss", "gradient_norm"))
+        of_step = rate(self.training)(step)
+        log.write("step", step, loss=loss, gradient_norm=norm, learning_rate=of_step)
+
+    def evaluates(self, before, step):
+        """Whether it is time to evaluate."""
+        return passed(self.training.evaluation_interval, before, step) or self.ended(step) == "done"
+
+    def look(self, state, validation, log, show):
+        """Evaluate -> whether this is the best state so far."""
         found = self.engine.measure(state, self.start.config, self.training, validation)
-        loss, before = found["loss"], self.evaluation
-        best = not before or loss < before["best_loss"]
+        loss = found["loss"]
+        check_finite("validation loss", loss, state.step)
+        best = not self.evaluation or loss < self.evaluation["best_loss"]
         if best:
             self.evaluation = {"best_loss": loss, "best_step": state.step, "waited": 0}
         else:
-            self.evaluation = before | {"waited": before["waited"] + 1}
+            self.evaluation = self.evaluation | {"waited": self.evaluation["waited"] + 1}
         show.evaluation(state.step, loss, best)
         if log is not None:
             log.write("evaluation", step=state.step, loss=loss, best=best)
@@ -209,49 +271,67 @@ class Run:
         self.saved = checkpoints.save(self.folder, now, best=best)
         remove_older(self.folder, self.keep)
 
-    def ended(self, step):
-        """Why there is no more to do: "early" where patience is out, "done"; else None."""
-        patience = self.training.patience
-        if patience is not None and self.evaluation.get("waited", 0) >= patience:
-            return "early"
-        return "done" if step >= self.training.steps else None
-
 
 def passed(interval, before, after):
     """Whether a multiple of the interval was reached on the way from one step to another."""
     return before // interval < after // interval
 
 
-def check_finite(losses, step):
-    """Raise InputError rather than keep a model that has diverged."""
-    if not np.isfinite(losses).all():
+def check_figures(figures, state):
+    """Raise InputError rather than keep a model that has diverged, or is about to."""
+    check_finite("loss", figures["loss"], state.step)
+    if state.scaling is None:  # else a gradient may overflow, but then the weights stay
+        check_finite("gradient's norm", figures["gradient_norm"], state.step)
+
+
+def check_finite(name, numbers, step):
+    """Raise InputError where a number is not finite."""
+    if not np.isfinite(numbers).all():
         raise InputError(
-            f"the loss is {float(np.ravel(losses)[-1])} at step {step}: training has diverged, and "
-            "this step is not saved; begin anew with a lower --learning-rate or a longer --warmup"
+            f"the {name} is {float(np.ravel(numbers)[-1])} at step {step}: training has diverged, "
+            "and this step is not saved; begin anew with a lower --learning-rate or a longer "
+            "--warmup"
         )
 
 
 @contextmanager
-def stop_on_signal():
+def stop_on_signal(quiet):
     """Give a function that tells whether Ctrl-C was pressed: a step is finished, then saved.
 
     A second Ctrl-C ends the program at once.  Outside of the main thread signals are not ours.
     """
-    pressed = []
+    pressed, ours = [], (signal.SIGINT, signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
 
     def handle(number, frame):
         pressed.append(number)
-        signal.signal(number, signal.default_int_handler)
+        for each in ours:
+            signal.signal(each, signal.default_int_handler)
+        if not quiet:
+            with suppress(OSError):  # print could be interrupted in the middle of another print
+                os.write(2, b"\nthe step is finished first; Ctrl-C again ends it at once\n")
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in ours}
     try:
         yield lambda: bool(pressed)
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # None is one that is not Python's
+
+
+def draw(folder):
+    """Draw the losses of a run's log, unless it is done.  A failure is told, and costs nothing."""
+    log, curve = folder / LOG, folder / CURVE
+    if log.exists() and curve.exists() and log.stat().st_mtime_ns <= curve.stat().st_mtime_ns:
+        return
+    try:
+        from reference.training.curve import draw_curve  # and Matplotlib, which takes a second
+
+        draw_curve(folder, curve)
+    except Exception as error:  # whatever it is: the run is done and saved
+        print(f"the curve was not drawn: {error}", file=sys.stderr)
 
 
 def measure(state, config, training, data):
