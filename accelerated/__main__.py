@@ -24,6 +24,20 @@ def prepare(dtype):
     keep_compiled()
 
 
+def within_memory(function):
+    """A function that raises MemoryError where XLA finds the device's memory too small."""
+
+    def call(*arguments, **options):
+        try:
+            return function(*arguments, **options)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise MemoryError(str(error).splitlines()[0]) from error
+
+    return call
+
+
 def encoder(tokenizer):
     """What encodes: tiktoken in place of the reference's BPE."""
     if isinstance(tokenizer, BPE):
@@ -53,7 +67,8 @@ def add_options(add):
     add("--vocabulary-multiple", type=int, metavar="N", help="pad the token table's rows to it (1)")
 
 
-ENGINE = Engine("accelerated", fit, evaluate, generate, prepare, encoder, Compilation, add_options)
+WORK = map(within_memory, (fit, evaluate, generate))
+ENGINE = Engine("accelerated", *WORK, prepare, encoder, Compilation, add_options)
 
 if __name__ == "__main__":
     sys.exit(main(ENGINE))

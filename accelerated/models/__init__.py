@@ -1,9 +1,10 @@
 """The twin of each published system."""
 
 from accelerated.models.gpt import GPT
+from accelerated.models.llama import Llama
 from reference.models import name_of
 
-TWINS = {"gpt": GPT}
+TWINS = {"gpt": GPT, "llama": Llama}
 
 
 def twin_of(config):

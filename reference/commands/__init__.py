@@ -1,13 +1,18 @@
 """The commands `train`, `evaluate` and `generate`, the same for both engines.
 
-Each says at its end what to run next.  What it was asked for goes to the output, errors and hints
-go to the error output, and the exit status is 0, 1 for bad input, or 130 where Ctrl-C ended it.
+What was asked for goes to the output; errors, and at the end the line that says what to run next,
+go to the error output.  The exit status is 0, 1 for bad input or a failing disk, 2 for a command
+line that is none, or 130 where Ctrl-C ended it.
 """
 
 import argparse
+import errno
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from reference.commands import evaluate, generate, train
@@ -15,6 +20,14 @@ from reference.errors import InputError
 from reference.memory import keep_freed_memory
 
 COMMANDS = {"train": train, "evaluate": evaluate, "generate": generate}
+EXAMPLES = """\
+first steps:
+  python -m {0} train --data your.txt --out runs/mine
+  python -m {0} evaluate --checkpoint runs/mine
+  python -m {0} generate --checkpoint runs/mine --prompt "Once"
+"""
+DEFAULTS = "In brackets: what is taken where an option is left out."
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -35,29 +48,61 @@ def main(engine, arguments=None):
     """Run a command line -> the exit status."""
     options = parser(engine).parse_args(arguments)
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal may lack a letter that a text has
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return COMMANDS[options.name].run(engine, options)
-    except (InputError, OSError) as error:
-        print(f"{engine.name} {options.name}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\n{engine.name} {options.name}: stopped at once", file=sys.stderr)
-        return 130
+        status, following = COMMANDS[options.name].run(engine, options)
+        flush()
+    except (InputError, OSError, MemoryError, KeyboardInterrupt) as error:
+        with suppress(OSError):
+            flush()
+        status, mark = (130, "\n") if isinstance(error, KeyboardInterrupt) else (1, "")  # after ^C
+        lines = [f"{mark}{engine.name} {options.name}: {said(error)}"]
+        following = "\n".join(lines + getattr(error, "__notes__", []))
+    print(following, file=sys.stderr)
+    return status
+
+
+def flush():
+    """Write what was printed, lest it come after the errors where both go into one file."""
+    try:
+        sys.stdout.flush()
+    except OSError:  # on a full disk, or where nobody reads any more: Python must not try again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
+def said(error):
+    """What an error says to people."""
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped at once"
+    if isinstance(error, MemoryError):
+        return (
+            f"the memory does not suffice ({error}); give a smaller --batch, --length or --size, a "
+            "larger --accumulation, or --recompute"
+        )
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{error.filename}: "
+        remedy = "; make room on that disk, or give a folder on another"
+        return f"{where}{error.strerror}{remedy if error.errno in FULL else ''}"
+    return str(error)
 
 
 def parser(engine):
     """The command line of an engine."""
+    wide = partial(argparse.HelpFormatter, max_help_position=32, width=88)
     top = argparse.ArgumentParser(
-        prog=f"python -m {engine.name}", description="Train, measure and use a GPT."
+        prog=f"python -m {engine.name}",
+        description="Train, measure and use a GPT.",
+        epilog=EXAMPLES.format(engine.name),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = top.add_subparsers(dest="name", required=True, metavar=" | ".join(COMMANDS))
     for name, command in COMMANDS.items():
         described = command.__doc__.splitlines()[0]
         one = commands.add_parser(
-            name,
-            help=described,
-            description=described,
-            formatter_class=lambda prog: argparse.HelpFormatter(prog, 2, 32, 88),
+            name, help=described, description=described, epilog=DEFAULTS, formatter_class=wide
         )
         command.add_options(one)
         if command is train:

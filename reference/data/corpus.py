@@ -7,13 +7,16 @@ Nothing is ever held whole: texts come and go one at a time, and their tokens go
 are mapped into memory.  Documents are kept apart by the end-of-text token, which begins each.
 """
 
-from dataclasses import asdict, dataclass, field
-from itertools import chain
+from dataclasses import dataclass, field
+from itertools import chain, count, repeat
 from pathlib import Path
 from typing import Any
 
-from reference.data.cleaning import Cleaning, Report, clean, normalize
+import numpy as np
+
+from reference.data.cleaning import Report, cleaner, normalize
 from reference.data.rows import WrongRows
+from reference.data.source import TOKENIZERS, Source, check_file, is_table
 from reference.data.split import cut, in_validation
 from reference.data.tables import read_rows
 from reference.data.text import python_documentation, text_pieces
@@ -22,59 +25,11 @@ from reference.errors import InputError
 from reference.tokenizers import BPE, Characters, load_tokenizer
 from reference.tokenizers.bpe import END_OF_TEXT
 
-ENDINGS = (".csv", ".tsv", ".jsonl")  # of files with rows
-TOKENIZERS = ("bpe", "characters")
+__all__ = ["Corpus", "Source", "opened", "prepare"]
+
 LEARNT_FROM = 1 << 25  # characters that a BPE is learnt from, the first: more change little
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a text is, and how it is read.  Raises InputError for what cannot be."""
-
-    data: str | None = None  # a file; None: the documentation that Python carries
-    validation: str | None = None  # another file to validate on, in place of a share
-    validation_share: float = 0.1  # of the data; 0: none
-    text_column: str = "text"  # of tables and JSON Lines
-    encoding: str = "utf-8"
-    skip_wrong_rows: bool = False  # and count them; else the first one stops
-    normalization: str | None = None  # this and the next four: see Cleaning
-    shortest: int = 0
-    longest: int | None = None
-    duplicates: str | None = None
-    similarity: float = 0.8
-    tokenizer: str = "bpe"  # or "characters", or the folder of a saved one
-    vocabulary: int | None = None  # of a new BPE; None: 1024 or what the text can teach
-
-    def __post_init__(self):
-        if not 0 <= self.validation_share < 1:
-            raise InputError(
-                f"validation_share is {self.validation_share!r}; give at least 0 and less than 1"
-            )
-        if self.vocabulary is not None and self.tokenizer != "bpe":
-            raise InputError(
-                f"vocabulary is {self.vocabulary}, but the tokenizer {self.tokenizer!r} has its "
-                "own; leave it out"
-            )
-        if not self.has_documents and (
-            self.duplicates or self.shortest or self.longest is not None
-        ):
-            raise InputError(
-                "shortest, longest and duplicates are of documents, and a text is but one; give "
-                f"them in a file of {', '.join(ENDINGS)}"
-            )
-        self.cleaning  # noqa: B018 - for its errors
-
-    @property
-    def cleaning(self):
-        """The Cleaning that is asked for."""
-        return Cleaning(
-            self.normalization, self.shortest, self.longest, self.duplicates, self.similarity
-        )
-
-    @property
-    def has_documents(self):
-        """Whether the data are rows, each a document, and not one long text."""
-        return is_table(self.data)
+TRAIN, VALIDATION = "train.npy", "validation.npy"
+DRAWN = 4096  # documents that chance is asked about at once
 
 
 @dataclass
@@ -93,99 +48,131 @@ def prepare(source, folder, *, key, tokenizer=None, encoder=lambda tokenizer: to
 
     key: decides which documents are for validation.  tokenizer: in place of the Source's.  encoder:
     makes of a tokenizer what encodes.
-    Memory: one document, or a piece of 4 MB; while a BPE is learnt, the first 32 million
-    characters; for duplicates, what `duplicates` says.
+    Memory: one document, or a few times a piece of 4 MB; while a BPE is learnt, the first 32
+    million characters; for duplicates, what `duplicates` says.
     Raises InputError for wrong rows, bytes, columns and texts, OSError for files.
     """
-    folder = Path(folder)
+    folder, files = Path(folder), [path for path in (source.data, source.validation) if path]
+    for path in files:
+        check_file(path)
     tokenizer = tokenizer or tokenizer_of(source)
-    separator = tokenizer.special_ids[END_OF_TEXT] if source.has_documents else None
     encode, size = encoder(tokenizer), tokenizer.vocabulary_size
+    separator = source.separator(tokenizer)
     wrong, report = WrongRows(skip=source.skip_wrong_rows), Report()
-    apart = source.has_documents and not source.validation and source.validation_share
+    texts = reader(source, wrong, report)
     with (
-        TokenWriter(folder / "train.npy", size) as train,
-        TokenWriter(folder / "validation.npy", size) as validation,
+        TokenWriter(folder / TRAIN, size) as train,
+        TokenWriter(folder / VALIDATION, size) as validation,
     ):
-        for number, text in enumerate(texts(source.data, source, wrong, report)):
-            chosen = apart and in_validation([number], source.validation_share, key=key)[0]
-            append(validation if chosen else train, text, encode, separator)
-        if source.validation:
-            for text in texts(source.validation, source, wrong, report):
-                append(validation, text, encode, separator)
+        apart = validated(source, key)
+        for (name, text), chosen in zip(texts(source.data), apart, strict=False):
+            append(validation if chosen else train, name, text, encode, separator)
+        for name, text in texts(source.validation) if source.validation else ():
+            append(validation, name, text, encode, separator)
     said = [str(wrong)] if wrong.count else []
     said += [str(report)] if report.came != report.kept or report.changed else []
     return opened(source, folder, tokenizer, said)
 
 
 def opened(source, folder, tokenizer, report=()):
-    """The Corpus whose tokens lie in a folder already."""
-    size, separator = tokenizer.vocabulary_size, None
-    tokens = read_tokens(Path(folder) / "train.npy", vocabulary=size)
-    validation = read_tokens(Path(folder) / "validation.npy", vocabulary=size)
-    if source.has_documents:
-        separator = tokenizer.special_ids[END_OF_TEXT]
-    elif not source.validation and source.validation_share:
+    """The Corpus whose tokens lie in a folder already.
+
+    Raises OSError or CheckpointError for files that are not there or torn, InputError where there
+    is too little to learn from.  What is too little to validate on is none.
+    """
+    tokens, validation = (
+        read_tokens(Path(folder) / name, vocabulary=tokenizer.vocabulary_size)
+        for name in (TRAIN, VALIDATION)
+    )
+    one = not source.has_documents and not source.validation
+    if one and source.validation_share and len(tokens) > 1:
         begins = cut(len(tokens), source.validation_share)
         tokens, validation = tokens[:begins], tokens[begins:]
+    if len(tokens) < 2:
+        raise InputError(
+            f"{source.name} has too little text: tokens to train on are {len(tokens)}, to validate "
+            f"on {len(validation)}; give more"
+        )
     validation = validation if len(validation) > 1 else None
-    return Corpus(tokens, validation, tokenizer, separator, list(report))
+    return Corpus(tokens, validation, tokenizer, source.separator(tokenizer), list(report))
 
 
-def append(writer, text, encode, separator):
+def validated(source, key):
+    """Yield for one text of the data after another whether it is for validation, without end."""
+    if not source.has_documents or source.validation or not source.validation_share:
+        yield from repeat(False)
+    for first in count(step=DRAWN):
+        numbers = np.arange(first, first + DRAWN)
+        yield from in_validation(numbers, source.validation_share, key=key).tolist()
+
+
+def append(writer, name, text, encode, separator):
     """Write a text's tokens, after the separator that begins it."""
+    try:
+        ids = encode(text)
+    except InputError as error:
+        raise type(error)(f"{name}: {error}") from None
     if separator is not None:
         writer.append([separator])
-    writer.append(encode(text))
+    writer.append(ids)
 
 
-def texts(path, source, wrong, report):
-    """Yield the texts of a file one at a time: documents, or the pieces of one long text."""
-    if is_table(path):
+def reader(source, wrong, report):
+    """A function of a path that yields the names and the texts in it: documents, or pieces of one.
+
+    One for all files whose documents must not repeat each other.  Where a file has documents, and
+    none is kept, InputError is raised.
+    """
+    cleaned = cleaner(source.cleaning, report)
+
+    def texts(path):
+        if not is_table(path):
+            yield from pieces(path, source)
+            return
         rows = read_rows(path, columns=[source.text_column], encoding=source.encoding, wrong=wrong)
-        named = ((f"{path}, line {line}", row[source.text_column]) for line, row in rows)
-        for _, text in clean(named, source.cleaning, report):
-            yield text
-        return
-    pieces = (
-        [python_documentation()] if path is None else text_pieces(path, encoding=source.encoding)
-    )
-    for piece in pieces:
-        yield normalize(piece, source.normalization) if source.normalization else piece
+        kept_before = report.kept
+        for line, row in rows:
+            name = f"{path}, line {line}"
+            text = cleaned(name, row[source.text_column])
+            if text is not None:
+                yield name, text
+        if report.kept == kept_before:
+            raise InputError(f"{path} has no document that is kept; ask for less: {report}")
+
+    return texts
+
+
+def pieces(path, source):
+    """Yield the name and the text of each piece of one long text."""
+    form, begun, name = source.normalization, 0, path or source.name
+    read = text_pieces(path, encoding=source.encoding) if path else [python_documentation()]
+    for piece in read:
+        yield name, normalize(piece, form) if form else piece
+        begun += len(piece)
+        name = f"{path}, from character {begun:,} on"
 
 
 def tokenizer_of(source):
     """The tokenizer of a Source: a saved one, or a new one learnt from its text."""
     if source.tokenizer not in TOKENIZERS:
         return load_tokenizer(source.tokenizer)
+    # It is all read again to be encoded, and what is left out is told then.
+    texts = reader(source, WrongRows(skip=source.skip_wrong_rows), Report())
+    if source.tokenizer == "bpe":
+        # The last word of a document and the first of the next are two.
+        between = "\n" if source.has_documents else ""
+        return BPE.train(between.join(beginning(texts(source.data))), source.vocabulary)
+    files = [source.data, source.validation] if source.validation else [source.data]
+    everything = (text for _, text in chain.from_iterable(map(texts, files)))
     special = (END_OF_TEXT,) if source.has_documents else ()
-    quietly = (
-        WrongRows(skip=source.skip_wrong_rows),
-        Report(),
-    )  # it is all read again, and told then
-    read = texts(source.data, source, *quietly)
-    if source.tokenizer == "characters":
-        if source.validation:
-            read = chain(read, texts(source.validation, source, *quietly))
-        return Characters.train(read, special_tokens=special)
-    return BPE.train("".join(beginning(read)), source.vocabulary)
+    return Characters.train(everything, special_tokens=special)
 
 
-def beginning(read):
-    """The first LEARNT_FROM characters of texts."""
+def beginning(texts):
+    """The first LEARNT_FROM characters of texts with names."""
     left = LEARNT_FROM
-    for text in read:
+    for _, text in texts:
         yield text[:left]
         left -= len(text)
         if left <= 0:
             return
-
-
-def is_table(path):
-    """Whether a file has rows, by its name."""
-    return path is not None and Path(str(path).lower().removesuffix(".gz")).suffix in ENDINGS
-
-
-def source_of(settings):
-    """The Source among a run's settings."""
-    return Source(**{name: settings[name] for name in asdict(Source())})

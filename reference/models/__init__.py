@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from typing import NamedTuple
 
 from reference.errors import CheckpointError, InputError
-from reference.models import gpt
+from reference.models import gpt, llama
 
 
 class Model(NamedTuple):
@@ -25,6 +25,13 @@ class Model(NamedTuple):
 MODELS = {
     "gpt": Model(
         gpt.GPTConfig, gpt.gpt_loss, gpt.initial_params, gpt.parameter_shapes, gpt.check_batch
+    ),
+    "llama": Model(
+        llama.LlamaConfig,
+        llama.llama_loss,
+        llama.initial_params,
+        llama.parameter_shapes,
+        llama.check_batch,
     ),
 }
 

@@ -17,7 +17,7 @@ import numpy as np
 from reference import tree
 from reference.errors import CheckpointError, InputError
 from reference.models import model_of, name_of
-from reference.pretrained import files, gpt2
+from reference.pretrained import files, gpt2, llama
 from reference.training.checkpoint import check_fit, read_json
 
 __all__ = ["load", "save"]
@@ -30,12 +30,16 @@ class Family(NamedTuple):
     read_config: Callable  # (settings, source) -> our config; raises CheckpointError
     write_config: Callable  # (config) -> settings
     stored: Callable  # (config) -> {our path: names.Stored}
-    prefix: str = ""  # of names, which some files have and others leave out
+    prefix: str = ""  # of names, which files of the model without its head leave out
     left_out: Pattern | None = None  # names that hold nothing to learn
     tied: dict = {}  # names in some files -> our path of which they are a copy
 
 
-FAMILIES = {"gpt2": Family("gpt", *gpt2.FAMILY)}  # by config.json's model_type
+FAMILIES = {  # by config.json's model_type
+    "gpt2": Family("gpt", *gpt2.FAMILY),
+    "llama": Family("llama", *llama.FAMILY),
+    "mistral": Family("llama", *llama.FAMILY),
+}
 
 
 def load(directory):
@@ -57,10 +61,14 @@ def load(directory):
             f"{', '.join(FAMILIES)}"
         )
     config = family.read_config(settings, path)
-    arrays = files.read_arrays(directory, leave_out=family.left_out)
-    arrays = {name.removeprefix(family.prefix): array for name, array in arrays.items()}
-    tied = {name: arrays.pop(name) for name in family.tied if name in arrays}
-    params = gathered(directory, family, config, arrays)
+    where = family.stored(config)
+    names = {stored.name for stored in where.values()}
+    arrays = {
+        family.prefix + name if family.prefix + name in names else name: array
+        for name, array in files.read_arrays(directory, leave_out=family.left_out).items()
+    }
+    tied = {name: arrays.pop(name) for name in family.tied if name in arrays and name not in names}
+    params = gathered(directory, where, model_of(config).parameter_shapes(config), arrays)
     for name, array in tied.items():
         ours = params[family.tied[name]]
         if not np.array_equal(array, ours):
@@ -91,13 +99,12 @@ def save(directory, config, params, *, dtype="float32"):
     for name, parts in pieces.items():
         joined = np.concatenate([a for _, a in sorted(parts, key=lambda p: p[0].part)], axis=-1)
         stored = parts[0][0]
-        arrays[family.prefix + name] = stored.theirs(joined)
+        arrays[name] = stored.theirs(joined)
     files.write(directory, family.write_config(config), arrays, dtype=dtype)
 
 
-def gathered(source, family, config, arrays):
+def gathered(source, where, shapes, arrays):
     """Our parameters by their paths, of the arrays of a file by their names."""
-    shapes, where = model_of(config).parameter_shapes(config), family.stored(config)
     expected = {}
     for path, stored in where.items():
         *rest, last = shapes[path]

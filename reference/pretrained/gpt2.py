@@ -51,7 +51,7 @@ def stored(config):
     """Where each parameter lies."""
     blocks = []
     for layer in range(config.layers):
-        h, joined = f"h.{layer}", {}
+        h, joined = f"transformer.h.{layer}", {}
         for part, name in enumerate(("query", "key", "value")):
             joined[name] = conv1d(f"{h}.attn.c_attn", part, 3)
         attention = joined | {"out": conv1d(f"{h}.attn.c_proj")}
@@ -62,8 +62,9 @@ def stored(config):
                 "feed_forward": {"norm": norm(f"{h}.ln_2"), "sublayer": hidden},
             }
         )
-    tables = {"token": embedding("wte"), "position": embedding("wpe")}
-    return tree.flatten(tables | {"blocks": blocks, "norm": norm("ln_f")})
+    tables = {"token": embedding("transformer.wte")}
+    tables |= {"position": embedding("transformer.wpe")}
+    return tree.flatten(tables | {"blocks": blocks, "norm": norm("transformer.ln_f")})
 
 
 def conv1d(name, part=0, parts=1):

@@ -25,7 +25,7 @@ from heapq import heapify, heappop, heappush
 import regex
 
 from reference.errors import DtypeError, InputError
-from reference.tokenizers.checks import check_ids, check_text
+from reference.tokenizers.checks import check_ids, check_text, special_pieces
 from reference.tokenizers.vocabulary_files import BYTE_IDS, BYTES, read_vocabulary, write_vocabulary
 
 END_OF_TEXT = "<|endoftext|>"
@@ -221,19 +221,9 @@ class BPE:
         Special tokens count as such only where their names are given in `allowed_special`, or all
         with "all": text that users wrote must not end a document.
         """
-        check_text(text)
-        names = self.special_tokens if allowed_special == "all" else tuple(allowed_special)
-        if unknown := [name for name in names if name not in self.special_ids]:
-            raise InputError(
-                f"allowed_special has {unknown[0]!r}, and may have {list(self.special_tokens)}: "
-                "give a collection of these names, or 'all'"
-            )
-        if not names:
-            return self._encode_ordinary(text)
-        longest_first = sorted(names, key=len, reverse=True)
         ids = []
-        for piece in regex.split("(" + "|".join(map(regex.escape, longest_first)) + ")", text):
-            ids += [self.special_ids[piece]] if piece in names else self._encode_ordinary(piece)
+        for piece in special_pieces(text, self.special_ids, allowed_special):
+            ids += [piece] if isinstance(piece, int) else self._encode_ordinary(piece)
         return ids
 
     def _encode_ordinary(self, text):

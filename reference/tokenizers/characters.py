@@ -14,8 +14,6 @@ Source: Karpathy 2015, char-rnn (released code).
 """
 
 import json
-import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,7 +23,8 @@ import numpy as np
 
 from reference.errors import CheckpointError, InputError
 from reference.tokenizers.bpe import is_special
-from reference.tokenizers.checks import check_ids, check_text
+from reference.tokenizers.checks import check_ids, check_text, special_pieces
+from reference.tokenizers.vocabulary_files import write_file
 
 FILE = "characters.json"
 FORMAT = {"format": "twinformer characters", "version": 1}
@@ -110,12 +109,7 @@ class Characters:
         """
         path = Path(folder, FILE)
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(path.name + ".tmp")
-        with open(unfinished, "w", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(self._described(), ensure_ascii=False, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        write_file(path, json.dumps(self._described(), ensure_ascii=False, indent=2))
 
     def _described(self):
         tokens = {"characters": self.characters, "special_tokens": list(self.special_tokens)}
@@ -151,21 +145,13 @@ class Characters:
         with "all": text that users wrote must not end a document.
         Raises InputError for a character that is not in the vocabulary.
         """
-        names = self.special_tokens if allowed_special == "all" else tuple(allowed_special)
-        if unknown := [name for name in names if name not in self.special_ids]:
-            raise InputError(
-                f"allowed_special has {unknown[0]!r}, and may have {list(self.special_tokens)}: "
-                "give a collection of these names, or 'all'"
-            )
-        if not names:
+        pieces = special_pieces(text, self.special_ids, allowed_special)
+        if len(pieces) == 1:
             return self._encode_ordinary(text)
-        check_text(text)
-        longest_first = sorted(names, key=len, reverse=True)
-        pieces = re.split("(" + "|".join(map(re.escape, longest_first)) + ")", text)
         return np.concatenate(
             [
-                np.array([self.special_ids[piece]], np.int32)
-                if piece in names
+                np.array([piece], np.int32)
+                if isinstance(piece, int)
                 else self._encode_ordinary(piece)
                 for piece in pieces
             ]

@@ -1,6 +1,8 @@
-"""What a tokenizer can take: text that UTF-8 can hold, and ids of its vocabulary."""
+"""What a tokenizer can take: text that UTF-8 can hold, special tokens in it, and known ids."""
 
 from collections.abc import Iterable
+
+import regex
 
 from reference.errors import DtypeError, InputError
 
@@ -19,6 +21,27 @@ def check_text(text):
             f"text[{error.start}] is U+{ord(text[error.start]):04X}, half of a surrogate pair, "
             "which UTF-8 cannot hold: replace it, as in text.encode('utf-8', 'replace').decode()"
         ) from None
+
+
+def special_pieces(text, special_ids, allowed_special):
+    """A text cut at the special tokens that it may have -> their ids, and the texts between them.
+
+    special_ids {name: id}.  allowed_special: the names that count, or "all"; any other is ordinary
+    text.  Where two names fit, the longer is meant.  Raises for what is no text, and InputError for
+    a name that is not a special token.
+    """
+    check_text(text)
+    names = tuple(special_ids) if allowed_special == "all" else tuple(allowed_special)
+    if unknown := [name for name in names if name not in special_ids]:
+        raise InputError(
+            f"allowed_special has {unknown[0]!r}, and may have {list(special_ids)}: "
+            "give a collection of these names, or 'all'"
+        )
+    if not names:
+        return [text]
+    longest_first = sorted(names, key=len, reverse=True)
+    pieces = regex.split("(" + "|".join(map(regex.escape, longest_first)) + ")", text)
+    return [special_ids[piece] if i % 2 else piece for i, piece in enumerate(pieces)]
 
 
 def check_ids(ids, vocabulary_size):

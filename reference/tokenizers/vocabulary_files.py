@@ -35,11 +35,12 @@ def write_vocabulary(folder, tokens, merges):
     lines = [FIRST_LINE, *(f"{names[left]} {names[right]}" for left, right in merges)]
     vocabulary = {name: i for i, name in enumerate(names)}
     Path(folder).mkdir(parents=True, exist_ok=True)
-    _replace(Path(folder, "merges.txt"), "\n".join(lines))
-    _replace(Path(folder, "vocab.json"), json.dumps(vocabulary, ensure_ascii=False))
+    write_file(Path(folder, "merges.txt"), "\n".join(lines))
+    write_file(Path(folder, "vocab.json"), json.dumps(vocabulary, ensure_ascii=False))
 
 
-def _replace(path, text):
+def write_file(path, text):
+    """Write a text and a line end, under another name first: an old file is whole until then."""
     unfinished = path.with_name(path.name + ".tmp")
     with open(unfinished, "w", encoding="utf-8", newline="\n") as file:
         file.write(text + "\n")

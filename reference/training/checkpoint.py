@@ -13,10 +13,12 @@ only when all of it is on the disk, nothing that has its name is written to agai
 which is replaced in one go, is the last to change.
 """
 
+import errno
 import json
 import os
+import re
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,24 +29,19 @@ from safetensors.numpy import save_file
 
 from reference import tree
 from reference.errors import CheckpointError
-from reference.models import config_of, described, model_of
+from reference.models import config_of, model_of
 from reference.tokenizers import load_tokenizer
-from reference.training.run_folder import checkpoint_in, point, sync
+from reference.training.description import described_in, description
+from reference.training.log import named_errors
+from reference.training.run_folder import (
+    checkpoint_in,
+    make_folder,
+    point,
+    remove_unfinished,
+    sync,
+)
 from reference.training.state import TREES, State, weights
 
-FORMAT = {"format": "twinformer checkpoint", "version": 2}
-SCALING = {"scale": float, "streak": int, "skipped": int}
-KINDS = {
-    "step": int,
-    "model": dict,
-    "settings": dict,
-    "random_key": list,
-    "position": dict,
-    "evaluation": dict,
-    "scaling": dict,
-    "tokenizer": bool,
-}
-WORDS = {int: "an integer", dict: "an object", list: "a list", bool: "true or false"}
 FEW = 8  # names of a kind in one message
 
 
@@ -74,22 +71,32 @@ class Checkpoint:
 def save(folder, checkpoint, *, best=False):
     """Write a checkpoint into a run's folder, and make it the latest -> its own folder.
 
-    Arrays may be NumPy's or JAX's.  Where the disk is full or fails, OSError is raised, and the
-    checkpoint before stays the latest.  best: it becomes the best one, too.
+    Arrays may be NumPy's or JAX's.  best: it becomes the best one, too.
+    Raises InputError, before anything is written, for what `load` would not take.  Where the disk
+    is full or fails, OSError says which file it was; nothing half stays, and the checkpoint before
+    is the latest still.  One program at a time saves into a folder: see `claimed`.
     """
     folder = Path(folder)
-    name = f"step-{checkpoint.step}"
+    text, arrays = description(checkpoint), _arrays(checkpoint)
+    _check_tokenizer("the checkpoint", checkpoint.tokenizer, checkpoint.config)
+    make_folder(folder)
+    remove_unfinished(folder)
     # One folder cannot take another's place in one go, and `latest` may name the one that is
     # there.  So the same step, saved again, gets a name of its own: a zero more.
+    name = f"step-{checkpoint.step}"
     while (folder / name).exists():
         name = name.replace("-", "-0")
     unfinished = folder / f"{name}.tmp"
-    if unfinished.exists():  # of a run that was killed
-        shutil.rmtree(unfinished)
-    unfinished.mkdir(parents=True)
-    _write(unfinished, checkpoint)
-    os.rename(unfinished, folder / name)
+    try:
+        unfinished.mkdir()
+        _write(unfinished, text, arrays, checkpoint.tokenizer)
+        os.rename(unfinished, folder / name)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)  # it may be what has filled the disk
+        raise
     sync(folder)
+    # `best` comes first.  Who is killed between the two goes on from the checkpoint before, and
+    # finds this best again; the other way round, nothing would tell that `best` is not the best.
     if best:
         point(folder, "best", name)
     point(folder, "latest", name)
@@ -104,16 +111,17 @@ def load(folder, *, pointer="latest"):
     """
     folder = checkpoint_in(folder, pointer)
     path = folder / "checkpoint.json"
-    found = _described(path)
+    found = described_in(read_json(path), path)
     config = config_of(found["model"], source=path)
     tokenizer = load_tokenizer(folder) if found["tokenizer"] else None
-    if tokenizer is not None and tokenizer.vocabulary_size > config.vocabulary:
-        raise CheckpointError(
-            f"{folder}: the tokenizer has {tokenizer.vocabulary_size} tokens, the model only "
-            f"{config.vocabulary}; give the folder with the tokenizer that it was trained with"
-        )
+    _check_tokenizer(folder, tokenizer, config)
+    arrays = {}
+    for name, shapes in _shapes(config, found["settings"]).items():
+        arrays[name] = _read_arrays(folder / f"{name}.safetensors", shapes)
+    _check_dtypes(folder, arrays)
+    params, rest = (tree.unflatten(arrays[name]) for name in ("params", "optimizer"))
     return Checkpoint(
-        _read_state(folder, found, model_of(config).parameter_shapes(config)),
+        State(found["step"], params, **rest, scaling=found["scaling"]),
         config,
         found["settings"],
         tokenizer,
@@ -177,84 +185,59 @@ def _check_file(path):
         raise CheckpointError(f"{path} is missing: copy it again, or give another folder")
 
 
-def _write(folder, checkpoint):
-    """All files of a checkpoint, which are on the disk when this returns."""
+def _check_tokenizer(source, tokenizer, config):
+    if tokenizer is not None and tokenizer.vocabulary_size > config.vocabulary:
+        raise CheckpointError(
+            f"{source}: the tokenizer has {tokenizer.vocabulary_size} tokens, the model only "
+            f"{config.vocabulary}; give the folder with the tokenizer that it was trained with"
+        )
+
+
+def _arrays(checkpoint):
+    """The arrays of both files.  Raises CheckpointError unless they are a state of the model's."""
     state = checkpoint.state
-    written = FORMAT | {
-        "step": state.step,
-        "model": described(checkpoint.config),
-        "settings": checkpoint.settings,
-        "random_key": list(checkpoint.random_key),
-        "position": checkpoint.position,
-        "evaluation": checkpoint.evaluation,
-        "scaling": state.scaling,
-        "tokenizer": checkpoint.tokenizer is not None,
-    }
-    text = json.dumps(written, indent=2, allow_nan=False) + "\n"
-    (folder / "checkpoint.json").write_text(text, encoding="utf-8")
-    if checkpoint.tokenizer is not None:
-        checkpoint.tokenizer.save(folder)
     trees = {name: getattr(state, name) for name in TREES if getattr(state, name) is not None}
-    _write_arrays(folder / "params.safetensors", trees.pop("params"))
-    _write_arrays(folder / "optimizer.safetensors", trees)
+    arrays = {"params": tree.flatten(trees.pop("params")), "optimizer": tree.flatten(trees)}
+    for name, shapes in _shapes(checkpoint.config, checkpoint.settings).items():
+        check_fit(f"{name} to be saved", arrays[name], shapes)
+    _check_dtypes("the state to be saved", arrays)
+    return arrays
+
+
+def _write(folder, text, arrays, tokenizer):
+    """All files of a checkpoint, which are on the disk when this returns."""
+    path = folder / "checkpoint.json"
+    with named_errors(path):
+        path.write_text(text, encoding="utf-8", newline="\n")
+    if tokenizer is not None:
+        with named_errors(folder):
+            tokenizer.save(folder)
+    for name, several in arrays.items():
+        _write_arrays(folder / f"{name}.safetensors", several)
+        with suppress(PermissionError):  # some disks know no rights
+            # safetensors lets only the owner read its files.
+            shutil.copymode(path, folder / f"{name}.safetensors")
     for file in folder.iterdir():
         sync(file)
     sync(folder)
 
 
 def _write_arrays(path, arrays):
-    contiguous = {name: np.ascontiguousarray(a) for name, a in tree.flatten(arrays).items()}
+    in_rows = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     try:
-        save_file(contiguous, path)
+        save_file(in_rows, path)
     except SafetensorError as error:  # that is how it reports a full disk
-        raise OSError(f"{path} could not be written: {error}") from error
+        number = re.search(r"os error ([0-9]+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, f"it could not be written ({error})", str(path)) from error
 
 
-def _read_state(folder, found, shapes):
-    """The State in a checkpoint's folder, of which checkpoint.json says what is `found`."""
-    params = _read_arrays(folder / "params.safetensors", shapes)
-    path = folder / "optimizer.safetensors"
-    kinds = [name for name in TREES[1:] if name != "average" or found["settings"].get("average")]
-    each = {f"{kind}.{path}": shape for kind in kinds for path, shape in shapes.items()}
-    moments = _read_arrays(path, each)
-    if len({a.dtype for a in (*params.values(), *moments.values())}) > 1:
-        raise CheckpointError(
-            f"{folder} has some arrays in float32 and some in float64; give files that were saved "
-            "together"
-        )
-    trees = tree.unflatten(moments)
-    return State(found["step"], tree.unflatten(params), **trees, scaling=found["scaling"])
-
-
-def _described(path):
-    """What checkpoint.json says."""
-    found = read_json(path)
-    form = {name: found.pop(name, None) for name in FORMAT}
-    if form != FORMAT:
-        raise CheckpointError(f"{path} is of {form}, and must be of {FORMAT}: give another")
-    _check_names(path, found, KINDS)
-    for name, kind in KINDS.items():
-        if type(found[name]) is not kind and not (name == "scaling" and found[name] is None):
-            raise CheckpointError(
-                f"{path}: {name} is {found[name]!r:.80}, and must be {WORDS[kind]}: copy it again"
-            )
-    scaling, key, step = found["scaling"], found["random_key"], found["step"]
-    if scaling is not None and {n: type(v) for n, v in scaling.items()} != SCALING:
-        raise CheckpointError(f"{path}: scaling is {scaling!r:.80}: copy it again")
-    if step < 0 or len(key) != 2 or not all(type(k) is int and 0 <= k < 2**32 for k in key):
-        raise CheckpointError(
-            f"{path}: step must be 0 or more, random_key two words of 32 bits: copy it again"
-        )
-    return found
-
-
-def _check_names(path, described, names):
-    found = sorted(described) if isinstance(described, dict) else described
-    if found != sorted(names):
-        raise CheckpointError(
-            f"{path} has {found!r:.200} where it must have {sorted(names)}: it was written by "
-            "another version, or by hand; give another checkpoint"
-        )
+def _shapes(config, settings):
+    """The shapes of the arrays in both files, by their names."""
+    shapes = model_of(config).parameter_shapes(config)
+    kinds = TREES[1:] if settings.get("average") is not None else TREES[1:-1]
+    moments = {f"{kind}.{path}": shape for kind in kinds for path, shape in shapes.items()}
+    return {"params": shapes, "optimizer": moments}
 
 
 def _read_arrays(path, shapes):
@@ -266,3 +249,13 @@ def _read_arrays(path, shapes):
         arrays = {name: file.get_tensor(name) for name in file.keys()}
     check_fit(path, arrays, shapes)
     return {name: arrays[name] for name in shapes}
+
+
+def _check_dtypes(source, arrays):
+    """Raise CheckpointError unless all arrays of both files are of float32, or all of float64."""
+    dtypes = sorted({str(array.dtype) for several in arrays.values() for array in several.values()})
+    if dtypes not in (["float32"], ["float64"]):
+        raise CheckpointError(
+            f"{source} has arrays of {' and '.join(dtypes)}; all must be of float32, or all of "
+            "float64: give files that were saved together"
+        )

@@ -308,7 +308,7 @@ def test_arrays_that_do_not_fit_are_all_named(folder):
     refused(
         folder,
         folder,
-        "missing: h.1.ln_2.bias;",
+        "missing: transformer.h.1.ln_2.bias;",
         "left over: ",
         "h.2.ln_2.bias",
         "score.weight",
