@@ -110,9 +110,11 @@ from reference.layers.residual import (
 from reference.layers.rotary import rotary_halves, rotary_pairs
 from reference.layers.softmax import log_softmax, softmax, softmax_with_sink
 from reference.models.gpt import GPTConfig, gpt, gpt_loss
+from reference.models.llama import LlamaConfig, llama, llama_loss
 
 __all__ = [
     "GPTConfig",
+    "LlamaConfig",
     "alibi",
     "assemble",
     "attention",
@@ -146,6 +148,8 @@ __all__ = [
     "learned_grid_position",
     "learned_position",
     "linear",
+    "llama",
+    "llama_loss",
     "locally_banded",
     "log_softmax",
     "lora",

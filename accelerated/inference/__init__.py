@@ -1,6 +1,6 @@
 """How a trained model is used, compiled.
 
-    from accelerated.inference import generate
+from accelerated.inference import generate
 """
 
 from accelerated.inference.decoding import generate

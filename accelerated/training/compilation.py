@@ -9,7 +9,10 @@ import numpy as np
 
 from reference import tree
 from reference.errors import InputError
+from reference.models import model_of, name_of
 
+DECODERS = ("gpt", "llama")
+VOCABULARY = {"token.embedding": 0, "output.kernel": 1}  # of these: the axis with all tokens
 ATTENTION, COMPUTE_DTYPES = ("cudnn",), ("bfloat16", "float16")
 RECOMPUTE = (
     "nothing_saveable",
@@ -56,25 +59,66 @@ PLAIN = Compilation()
 
 def pack(params, compilation):
     """The reference's tree, or one like it, as the compiled step wants it: equal layers stacked,
-    rows of zeros beneath the token table.  Both are done once, not in each step.
+    and what has a place for each token filled up with zeros.  Both are done once, not in each step.
     """
-    packed = dict(params)
-    if compilation.unroll is not None:
-        packed["blocks"] = tree.map(lambda *layers: np.stack(layers), *params["blocks"])
-    table = np.asarray(params["token"]["embedding"])
-    padding = -len(table) % compilation.vocabulary_multiple
-    packed["token"] = {"embedding": np.pad(table, ((0, padding), (0, 0)))}
-    return packed
+    packed = params if compilation.unroll is None else with_stacks(params)
+    if compilation.vocabulary_multiple == 1:
+        return packed
+    flat = tree.flatten(packed)
+    for path, axis in VOCABULARY.items():
+        if path in flat:
+            missing = [(0, 0), (0, 0)]
+            missing[axis] = 0, -flat[path].shape[axis] % compilation.vocabulary_multiple
+            flat[path] = np.pad(flat[path], missing)
+    return tree.unflatten(flat)
 
 
 def unpack(packed, config):
     """The reference's tree again, for a checkpoint: what `pack` did, undone, in host memory."""
-    params = tree.map(np.array, packed)
-    if not isinstance(params["blocks"], list):
-        layers = range(config.layers)
-        params["blocks"] = [tree.map(lambda a, i=i: a[i], params["blocks"]) for i in layers]
-    params["token"] = {"embedding": params["token"]["embedding"][: config.vocabulary]}
-    return params
+    flat = tree.flatten(without_stacks(tree.map(np.array, packed)))
+    shapes = model_of(config).parameter_shapes(config)
+    return tree.unflatten(
+        {path: flat[path][tuple(map(slice, shape))] for path, shape in shapes.items()}
+    )
+
+
+def with_stacks(params):
+    """A tree in which each list of blocks is one stack of them, with a leading axis."""
+    if not isinstance(params, dict):
+        return params
+    return {
+        name: tree.map(lambda *layers: np.stack(layers), *child)
+        if name == "blocks"
+        else with_stacks(child)
+        for name, child in params.items()
+    }
+
+
+def without_stacks(packed):
+    """What `with_stacks` did, undone; lists stay."""
+    if not isinstance(packed, dict):
+        return packed
+    return {
+        name: unstacked(child)
+        if name == "blocks" and isinstance(child, dict)
+        else without_stacks(child)
+        for name, child in packed.items()
+    }
+
+
+def unstacked(stack):
+    """A list of blocks of one stack of them."""
+    layers = len(tree.leaves(stack)[0])
+    return [tree.map(lambda a, i=i: a[i], stack) for i in range(layers)]
+
+
+def check_model(compilation, config):
+    """Raise InputError for what the twin of this model cannot be told."""
+    if compilation.vocabulary_multiple > 1 and name_of(config) not in DECODERS:
+        raise InputError(
+            f"vocabulary_multiple is {compilation.vocabulary_multiple}, which is for "
+            f"{' and '.join(DECODERS)}; leave it out"
+        )
 
 
 def check_device(compilation):

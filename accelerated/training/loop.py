@@ -10,7 +10,7 @@ import optax
 
 from accelerated import functional
 from accelerated.models import twin_of
-from accelerated.training.compilation import PLAIN, check_device, pack, unpack
+from accelerated.training.compilation import PLAIN, check_device, check_model, pack, unpack
 from accelerated.training.optimizer import optimizer
 from accelerated.training.scaling import chosen, initial_scaling, next_scaling
 from reference.training.loop import IGNORE, checked, counted, mean_loss
@@ -26,6 +26,7 @@ def train(config, training, data, *, state=None, compilation=PLAIN):
     """
     keys = keys_of(training.seed)
     check_device(compilation)
+    check_model(compilation, config)
     state = initial_state(config, training) if state is None else state
     step, on_device = state.step, jax.device_put(packed(state, compilation))
     stream = checked(config, map(data.batch, range(step, training.steps)))
@@ -206,6 +207,7 @@ def in_parts(batch, number):
 def evaluate(params, config, data, *, batches=None, compilation=PLAIN):
     """As `reference.training.loop.evaluate`, compiled."""
     check_device(compilation)
+    check_model(compilation, config)
     on_device = jax.device_put(pack(params, compilation))
     return evaluate_packed(on_device, config, data, batches=batches, compilation=compilation)
 

@@ -1,6 +1,6 @@
 """How a trained model is used.
 
-    from reference.inference import generate
+from reference.inference import generate
 """
 
 from reference.inference.decoding import generate

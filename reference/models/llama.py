@@ -31,8 +31,8 @@ from reference.layers.rotary import (
     rotary_frequencies,
     rotary_halves,
 )
-from reference.models.gpt import check_batch as check_batch  # handed on: of any decoder
 from reference.models.gpt import INITIALIZATIONS, check_documents, check_tokens
+from reference.models.gpt import check_batch as check_batch  # handed on: of any decoder
 
 __all__ = ["llama", "llama_loss"]
 
@@ -144,10 +144,8 @@ def llama(params, *, tokens, config, documents=None, recompute=False, key=None):
         x, block_backward = block_of(block, x, **options)
         block_backwards.append(block_backward)
     normed, norm_backward = rms_norm(params["norm"], x, epsilon=config.epsilon)
-    if config.tied:
-        logits, output_backward = unembed(params["token"], normed)
-    else:
-        logits, output_backward = linear(params["output"], normed)
+    output = partial(unembed, params["token"]) if config.tied else partial(linear, params["output"])
+    logits, output_backward = output(normed)
 
     def backward(dlogits):
         doutput, dnormed = output_backward(dlogits)

@@ -1,3 +1,5 @@
+import tempfile
+
 import jax
 import numpy as np
 import pytest
@@ -9,10 +11,15 @@ from accelerated import functional
 from accelerated.models.gpt import GPT
 from reference import random
 from reference.errors import DtypeError, InputError
-from reference.inference.decoding import decode, generate, make_cache
+from reference.inference.cache import decode, make_cache
+from reference.inference.decoding import generate
 from reference.inference.sampling import sample
 from reference.models.gpt import GPTConfig, gpt, initial_params
+from reference.models.llama import LlamaConfig, llama
+from reference.models.llama import initial_params as initial_llama_params
+from reference.pretrained import load
 from tests.mirror import MODEL, assert_close, cast, random_like, read_only
+from tests.peers import peer
 
 CONFIG = GPTConfig(vocabulary=19, context=13, layers=2, heads=3, width=15)
 PARAMS = read_only(
@@ -142,6 +149,102 @@ def test_generation_asks_the_whole_model_for_each_token(top_k, temperature):
     np.testing.assert_array_equal(written, text[4:])
 
 
+LLAMA = LlamaConfig(19, 13, 2, 4, 2, 16, 10, window=5, base=50.0)
+LLAMA_PARAMS = read_only(
+    random_like(
+        initial_llama_params(LLAMA, key=random.key(0), dtype=np.float64), np.random.default_rng(2)
+    )
+)
+MODELS = {"gpt": (CONFIG, PARAMS), "llama": (LLAMA, LLAMA_PARAMS)}
+each_model = pytest.mark.parametrize("config, params", MODELS.values(), ids=MODELS)
+
+
+@given(st.integers(1, 13), st.integers(1, 13))
+def test_a_llama_read_in_two_pieces_has_the_logits_of_the_whole(end, cut):
+    """With grouped heads, a window, and positions that turn.
+
+    Turns red if keys are kept before they are turned, or turned by places from 0 on.
+    """
+    cut, cache = min(cut, end), make_cache(LLAMA, batch=2, length=13, dtype=np.float64)
+    pieces = [(0, cut), (cut, end)] if cut < end else [(0, end)]
+    logits = [
+        decode(LLAMA_PARAMS, cache, tokens=TEXTS[:, a:b], start=a, config=LLAMA) for a, b in pieces
+    ]
+    whole, _ = llama(LLAMA_PARAMS, tokens=TEXTS[:, :end], config=LLAMA)
+    assert_close(np.concatenate(logits, axis=1), whole, MODEL)
+
+
+PROMPTS = [TEXTS[0, :5], TEXTS[1, :2], TEXTS[1, 3:9], TEXTS[0, 7:8]]
+WAYS = {
+    "greedy": {},
+    "drawn": {"key": KEY},
+    "restricted": {"key": KEY, "temperature": 2.0, "top_p": 0.8, "min_p": 0.05, "top_k": 9},
+    "not again": {"repetition_penalty": 1.7},
+    "stopping": {"key": KEY, "temperature": 3.0, "stop": (2, 4, 5, 7, 11, 16)},
+}
+
+
+@each_model
+@pytest.mark.parametrize("options", WAYS.values(), ids=WAYS)
+def test_a_batch_of_prompts_is_each_of_them_alone_in_both_engines(config, params, options):
+    """Of different lengths, and ended at different times.
+
+    Turns red if a row of the twin's cache begins where another's does, or if padding is seen.
+    """
+    task = {"steps": 6, "config": config} | options
+    ours, theirs = (engine(params, tokens=PROMPTS, **task) for engine in GENERATE)
+    key = task.pop("key", None)
+    for b, prompt in enumerate(PROMPTS):
+        own = None if key is None else random.fold_in(key, b)
+        alone = generate(params, tokens=prompt, **task, key=own)
+        np.testing.assert_array_equal(ours[b], alone)
+        np.testing.assert_array_equal(theirs[b], alone)
+    if "stop" in options:
+        assert len({len(row) for row in ours}) > 1
+        assert all(len(row) == 6 or row[-1] in options["stop"] for row in ours)
+        assert not any(set(row[:-1].tolist()) & set(options["stop"]) for row in ours)
+
+
+def test_what_hugging_face_writes_from_a_padded_batch_is_the_same():
+    """Greedy, with an end; and one alone with a repetition penalty, which there counts padding."""
+    torch, transformers = peer("torch"), peer("transformers")
+    settings = transformers.GPT2Config(
+        **{"vocab_size": 19, "n_positions": 13, "n_layer": 2, "n_head": 3, "n_embd": 15},
+        bos_token_id=0,
+        eos_token_id=11,
+        pad_token_id=0,
+    )
+    model = transformers.GPT2LMHeadModel(settings).eval()
+    torch.manual_seed(1)
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, 0, 0.3)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        config, params = load(folder)
+    longest = max(map(len, PROMPTS))
+    padded = torch.zeros(len(PROMPTS), longest, dtype=torch.long)
+    for row, prompt in zip(padded, PROMPTS, strict=True):
+        row[longest - len(prompt) :] = torch.tensor(prompt)
+    kept = torch.arange(longest) >= longest - torch.tensor([[len(p)] for p in PROMPTS])
+    options = {"max_new_tokens": 7, "do_sample": False, "attention_mask": kept.long()}
+    found = model.generate(padded, **options)[:, longest:].numpy()
+    task = {"tokens": PROMPTS, "steps": 7, "config": config, "stop": (11,)}
+    for engine in GENERATE:
+        for ours, theirs in zip(engine(params, **task), found, strict=True):
+            np.testing.assert_array_equal(ours, theirs[: len(ours)])
+            assert len(ours) == 7 or ours[-1] == 11
+    options = {"max_new_tokens": 7, "do_sample": False, "repetition_penalty": 1.3}
+    alone = torch.tensor(PROMPTS[2][None])
+    expected = model.generate(alone, attention_mask=torch.ones_like(alone), **options)[0, 6:]
+    (ours,) = generate(params, **task | {"tokens": PROMPTS[2:3]}, repetition_penalty=1.3)
+    np.testing.assert_array_equal(ours, expected.numpy()[: len(ours)])
+
+
+def test_a_model_that_does_not_write_is_refused():
+    with pytest.raises(InputError, match="config is a tuple; give one of"):
+        generate(PARAMS, tokens=TEXTS[0, :4], steps=2, config=(1, 2))
+
+
 # At, below and above the powers of two that prompts and caches are padded to, and up to the end.
 LENGTHS = ((1, 12), (4, 4), (5, 3), (5, 8), (8, 4), (9, 4), (12, 1))
 DRAWN, BOLD = {"key": KEY}, {"key": KEY, "temperature": 0.5}
@@ -187,7 +290,12 @@ def test_lengths_keys_and_temperatures_share_a_compilation():
     [
         ({"tokens": TEXTS[0, :0]}, "the prompt has no tokens; give a text that encodes to one"),
         ({"tokens": TEXTS}, r"tokens has shape \(2, 13\); give those of one text, \(T,\)"),
-        ({"tokens": [1, 2]}, "tokens is a list"),
+        ({"tokens": [1, 2]}, "tokens is a int; give an array of integers"),
+        ({"tokens": []}, "tokens is an empty list; give one prompt at least"),
+        ({"stop": (19,)}, r"stop\[0\] is 19, outside the vocabulary"),
+        ({"top_p": 0.0}, r"top_p is 0.0; give a number in \(0, 1\], or None"),
+        ({"min_p": 1.5}, "min_p is 1.5"),
+        ({"repetition_penalty": 0}, "repetition_penalty is 0; give a number"),
         ({"tokens": np.array([3, 1, 19])}, r"tokens\[2\] is 19, outside the vocabulary \[0, 19\)"),
         ({"steps": 0}, "steps is 0; give the number of new tokens"),
         ({"steps": 1.5}, "steps is 1.5"),

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 import accelerated.inference.sampling as twins
 from reference import random
 from reference.errors import InputError
-from reference.inference.sampling import restrict, sample
+from reference.inference.sampling import penalize, restrict, sample
+from tests.peers import peer
 
 ENGINES = (restrict, twins.restrict)
 FLOATS = (np.float32, np.float64)
@@ -44,6 +45,66 @@ def test_both_engines_restrict_alike(k, dtype):
         ours, theirs = (engine(logits, top_k=k, **options) for engine in ENGINES)
         assert theirs.dtype == ours.dtype == dtype
         np.testing.assert_allclose(theirs, ours, rtol=2 * np.finfo(dtype).eps)
+
+
+@given(tied, st.sampled_from([0.2, 0.5, 0.9, 1.0]), st.sampled_from([0.4, 1.0, 2.0]))
+def test_top_p_keeps_the_fewest_whose_sum_reaches_it(row, top_p, temperature):
+    """Turns red if the one that reaches it is cut off, or the next stays."""
+    logits = np.array(row)
+    kept = np.flatnonzero(restrict(logits, temperature=temperature, top_p=top_p) > -np.inf)
+    shares = np.exp(logits / temperature) / np.exp(logits / temperature).sum()
+    assert set(kept) == largest(row, len(kept))
+    assert shares[kept].sum() >= top_p - 1e-12
+    assert shares[kept].sum() - shares[kept].min() < top_p + 1e-12
+
+
+@given(tied, st.sampled_from([0.01, 0.3, 1.0]))
+def test_min_p_keeps_those_with_a_share_of_the_likeliest(row, min_p):
+    """Turns red if the share is of all, and not of the likeliest."""
+    kept = restrict(np.array(row), min_p=min_p) > -np.inf
+    shares = np.exp(np.array(row) - max(row))
+    np.testing.assert_array_equal(kept[shares > min_p + 1e-9], True)
+    np.testing.assert_array_equal(kept[shares < min_p - 1e-9], False)
+
+
+OPTIONS = [
+    {"temperature": 0.7, "top_k": 7},
+    {"top_p": 0.6},
+    {"temperature": 3.0, "top_p": 0.3},
+    {"min_p": 0.2},
+    {"temperature": 1.5, "top_k": 12, "top_p": 0.9, "min_p": 0.1},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_what_is_cut_off_is_what_hugging_face_cuts_off(options):
+    """In its order: temperature, top-k, top-p, min-p."""
+    torch, processors = peer("torch"), peer("transformers").generation.logits_process
+    logits = np.random.default_rng(1).standard_normal((50, 17)) * 2
+    classes = {
+        "temperature": processors.TemperatureLogitsWarper,
+        "top_k": processors.TopKLogitsWarper,
+        "top_p": processors.TopPLogitsWarper,
+        "min_p": processors.MinPLogitsWarper,
+    }
+    expected = torch.tensor(logits)
+    for name, process in classes.items():
+        if name in options:
+            expected = process(options[name])(None, expected)
+    for engine in ENGINES:
+        np.testing.assert_allclose(engine(logits, **options), expected.numpy(), rtol=1e-12)
+
+
+def test_the_penalty_of_repetition_is_hugging_face_s():
+    torch, processors = peer("torch"), peer("transformers").generation.logits_process
+    logits = np.random.default_rng(2).standard_normal(17)
+    text = np.array([3, 3, 9, 0])
+    process = processors.RepetitionPenaltyLogitsProcessor(1.4)
+    expected = process(torch.tensor(text[None]), torch.tensor(logits[None]))[0].numpy()
+    np.testing.assert_allclose(penalize(logits, text, repetition_penalty=1.4), expected, rtol=1e-14)
+    seen = np.isin(np.arange(17), text)
+    theirs = twins.penalize(logits, seen, repetition_penalty=1.4)
+    np.testing.assert_allclose(theirs, expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

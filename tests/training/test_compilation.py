@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+import accelerated.training.compilation as compilation_module
 import accelerated.training.loop as accelerated
 import reference.training.loop as reference
 from accelerated.training.compilation import PLAIN, Compilation, pack, unpack
@@ -15,6 +16,7 @@ from reference import random, tree
 from reference.data.batches import Windows
 from reference.errors import InputError
 from reference.models.gpt import GPTConfig, initial_params
+from reference.models.llama import LlamaConfig
 from reference.training.config import TrainingConfig
 from reference.training.state import TREES, initial_state, keys_of
 from tests.mirror import MODEL, assert_close
@@ -116,6 +118,24 @@ def test_what_is_packed_can_be_unpacked(choices):
     back = unpack(packed, CONFIG)
     jax.tree.map(np.testing.assert_array_equal, back, params)
     assert list(tree.flatten(back)) == list(tree.flatten(params))
+
+
+def test_a_padded_output_layer_scores_nothing():
+    """Of a Llama whose output is not its table.  Turns red if zeros beside the kernel score 0."""
+    config = LlamaConfig(17, 7, 2, 2, 1, 8, 10)
+    training = replace(TRAINING, steps=3, warmup=1)
+    losses, state = run(reference, training, config)
+    choice = Compilation(unroll=1, **PADDED)
+    theirs, their_state = run(accelerated, training, config, compilation=choice)
+    assert np.abs(np.subtract(losses, theirs)).max() <= 1e-9
+    assert_close(their_state.params, state.params, MODEL)
+    assert list(tree.flatten(their_state.params)) == list(tree.flatten(state.params))
+
+
+def test_padding_is_for_models_with_a_vocabulary(monkeypatch):
+    monkeypatch.setattr(compilation_module, "DECODERS", ("llama",))
+    with pytest.raises(InputError, match="vocabulary_multiple is 8, which is for llama; leave"):
+        run(accelerated, compilation=Compilation(**PADDED))
 
 
 @pytest.mark.parametrize(
