@@ -1,6 +1,7 @@
 """python -m accelerated train | evaluate | generate: a GPT by XLA, from a text to texts."""
 
 import sys
+from dataclasses import fields
 
 import jax
 
@@ -39,8 +40,9 @@ def within_memory(function):
 
 
 def encoder(tokenizer):
-    """What encodes: tiktoken in place of the reference's BPE."""
-    if isinstance(tokenizer, BPE):
+    """What encodes: tiktoken in place of the reference's BPE, where that is just as GPT-2's."""
+    others = [f for f in fields(BPE) if f.init and f.name not in ("merges", "special_tokens")]
+    if isinstance(tokenizer, BPE) and all(getattr(tokenizer, f.name) == f.default for f in others):
         tokenizer = bpe.BPE(tokenizer.merges, tokenizer.special_tokens)
     return tokenizer.encode
 

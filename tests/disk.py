@@ -49,11 +49,15 @@ class Disk:
     def of_a_path(self, name, function):
         @functools.wraps(function)
         def call(path, *args, **kwargs):
-            known = isinstance(path, int)  # a descriptor, of which errors do not tell the name
-            named = Path(os.readlink(f"/proc/self/fd/{path}") if known else path)
+            is_open = isinstance(path, int)  # then the error does not tell its name
+            named = path_of(path) if is_open else Path(path)
+            if kwargs.get("dir_fd") is not None:
+                named = path_of(kwargs["dir_fd"]) / named
             to = Path(args[0]) if name in ("rename", "replace") else None
+            if name == "mkdir" and named.is_dir() or name == "unlink" and not named.exists():
+                return function(path, *args, **kwargs)  # which changes nothing
             if self.fails(name, named, to):
-                raise full(*([] if known else [str(named)]))
+                raise full(*([] if is_open else [str(path)]))
             return function(path, *args, **kwargs)
 
         return call
@@ -90,6 +94,11 @@ class Disk:
             return function(arrays, path)
 
         return save_file
+
+
+def path_of(descriptor):
+    """The path of an open file or folder."""
+    return Path(os.readlink(f"/proc/self/fd/{descriptor}"))
 
 
 def full(*path):

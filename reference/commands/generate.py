@@ -49,7 +49,7 @@ def run(engine, options):
     separator = None
     if is_table(found.settings.get("data")):
         separator = tokenizer.special_ids[END_OF_TEXT]
-    before = [] if separator is None else [separator]
+    before = () if separator is None else (separator,)
     prompt = np.array([*before, *prompt_of(options, tokenizer, separator)], np.int32)
     room = max(found.config.context - len(prompt), 1)
     written = engine.generate(
@@ -60,11 +60,10 @@ def run(engine, options):
         key=keys_of(options.seed).sample,
         temperature=1.0 if options.temperature is None else options.temperature,
         top_k=options.top_k,
+        stop=before,
     )
-    written = written.tolist()
-    if separator in written:
-        written = written[: written.index(separator)]
-    print(tokenizer.decode([*prompt[len(before) :].tolist(), *written]))
+    text = [token for token in (*prompt.tolist(), *written.tolist()) if token != separator]
+    print(tokenizer.decode(text))
     return 0, f"for another text:\n    {another(engine, options)}"
 
 

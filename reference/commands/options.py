@@ -5,7 +5,7 @@ What describes a run has no default here, so that a run that is resumed keeps it
 
 from reference.data.cleaning import FORMS
 from reference.data.source import ENDINGS, TOKENIZERS
-from reference.models.gpt import PRESETS
+from reference.models.gpt import INITIALIZATIONS, PRESETS
 from reference.training.config import SCHEDULES
 
 
@@ -53,6 +53,16 @@ def data_options(group):
         const=True,
         help="leave out and count rows that cannot be read (stop at the first)",
     )
+    cleaning_options(add)
+    add(
+        "--tokenizer",
+        metavar="KIND",
+        help=f"{' or '.join(TOKENIZERS)}, made for the text, or the folder of a saved one (bpe)",
+    )
+    add("--vocabulary", type=int, metavar="N", help="tokens of a bpe made for it (at most 1024)")
+
+
+def cleaning_options(add):
     add(
         "--normalization",
         choices=FORMS,
@@ -68,12 +78,6 @@ def data_options(group):
         help="of documents to leave out: exact, or near ones too (none)",
     )
     add("--similarity", type=float, metavar="SHARE", help="from which on two are near (0.8)")
-    add(
-        "--tokenizer",
-        metavar="KIND",
-        help=f"{' or '.join(TOKENIZERS)}, made for the text, or the folder of a saved one (bpe)",
-    )
-    add("--vocabulary", type=int, metavar="N", help="tokens of a bpe made for it (at most 1024)")
 
 
 def model_options(add):
@@ -86,6 +90,12 @@ def model_options(add):
     ):
         add(f"--{name}", type=int, metavar="N", help=f"{what} (the size's)")
     add("--dropout", type=float, metavar="RATE", help="share of activations dropped (the size's)")
+    add(
+        "--initialization",
+        choices=INITIALIZATIONS,
+        metavar="NAME",
+        help=f"{', '.join(INITIALIZATIONS)}: the last suits small widths (paper)",
+    )
 
 
 def step_options(add):

@@ -90,8 +90,8 @@ def opened(source, folder, tokenizer, report=()):
         tokens, validation = tokens[:begins], tokens[begins:]
     if len(tokens) < 2:
         raise InputError(
-            f"{source.name} has too little text: tokens to train on are {len(tokens)}, to validate "
-            f"on {len(validation)}; give more"
+            f"{source.name} has too little text: {len(tokens)} tokens to train on and "
+            f"{len(validation)} to validate on; give more"
         )
     validation = validation if len(validation) > 1 else None
     return Corpus(tokens, validation, tokenizer, source.separator(tokenizer), list(report))

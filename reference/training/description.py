@@ -88,7 +88,10 @@ def _has_numbers(value, number, *counts):
 
 VALUES = {  # what each must be, in words and as a test
     "step": ("an integer from 0 on", _is_count),
-    "model": ("an object", _is_object),
+    "model": (
+        "an object with a name",
+        lambda value: _is_object(value) and isinstance(value.get("name"), str),
+    ),
     "settings": (
         "an object, whose average is null or between 0 and 1",
         lambda value: _is_object(value) and _is_average(value.get("average")),

@@ -30,7 +30,14 @@ from reference.training.checkpoint import Checkpoint
 from reference.training.config import TrainingConfig, check_count, rate
 from reference.training.log import Log
 from reference.training.progress import Progress
-from reference.training.run_folder import CURVE, LOG, checkpoint_in, claimed, remove_older
+from reference.training.run_folder import (
+    CURVE,
+    LOG,
+    checkpoint_in,
+    claimed,
+    remove_older,
+    remove_unfinished,
+)
 from reference.training.state import State, initial_state, weights
 
 LOG_INTERVAL = 10  # steps: to look at a loss is to wait for the device
@@ -101,6 +108,7 @@ def fit(
     with nullcontext() if folder is None else claimed(folder, resume=resume) as held:
         if resume:
             start = same_run(checkpoints.load(held.path), ours)
+            remove_unfinished(held.path)
         else:
             kept = {name: ours[name] for name in ("settings", "position", "random_key")}
             start = Checkpoint(initial_state(config, training), config, tokenizer=tokenizer, **kept)

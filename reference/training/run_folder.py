@@ -35,7 +35,7 @@ STEP_FOLDER = re.compile(r"step-[0-9]+")
 UNFINISHED = re.compile(r"step-[0-9]+\.tmp")
 POINTERS = ("latest", "best")
 CURVE, LOCK, TOKENS = "curve.png", "run.lock", "tokens"
-IN_LOCK = re.compile(rb"[0-9]*\n?")
+IN_LOCK = re.compile(rb"[0-9]{0,12}\n?")
 # What a run makes before its first checkpoint, beside an unfinished one.
 FILES = (LOG, CURVE, f"{TOKENS}/train.npy", f"{TOKENS}/validation.npy")
 BEGINNINGS = {LOCK, TOKENS, *FILES, *(f"{name}.tmp" for name in FILES)}
@@ -73,8 +73,8 @@ def claimed(folder, *, resume=False):
                 _begin(folder, file, resume)
                 yield Claimed(folder)
             finally:
-                if not resume and not checkpoints_in(folder):
-                    with suppress(OSError):  # of a failing disk: what ended the run is to be said
+                with suppress(OSError):  # of a failing disk: what ended the run is to be said
+                    if not resume and not checkpoints_in(folder):
                         _clear(folder)
                         (folder / LOCK).unlink(missing_ok=True)
     finally:
@@ -164,7 +164,10 @@ def remove_unfinished(folder):
     """Remove the half checkpoints and names of a program that was killed."""
     for path in folder.iterdir():
         if UNFINISHED.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            try:
+                shutil.rmtree(path)
+            except OSError as error:  # which has only the last of the names
+                raise OSError(error.errno, error.strerror, str(path)) from error
     for pointer in POINTERS:
         (folder / f"{pointer}.tmp").unlink(missing_ok=True)
 

@@ -40,7 +40,7 @@ TRAINING = TrainingConfig(
     length=8,
     warmup=3,
     learning_rate=0.1,
-    final_learning_rate=0.1,
+    final_learning_rate=0.05,
     average=0.7,
     evaluation_interval=7,
     evaluation_batches=3,
@@ -275,9 +275,11 @@ def test_how_many_checkpoints_are_kept_and_how_often(tmp_path, keep, interval, l
 
 @each_engine
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_was_stopped_and_resumed_is_the_unbroken_one(name, number, whole, tmp_path):
-    """Turns red if a step is lost or done twice, the evaluations found are, or the data begin anew;
-    or if a signal's handler is not put back.
+def test_a_run_that_was_stopped_and_resumed_is_the_unbroken_one(
+    name, number, whole, tmp_path, capfd
+):
+    """Turns red if a step is lost or done twice, what evaluation has found is, the data begin anew,
+    or a signal's handler is not put back.
     """
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     folder = tmp_path / "run"
@@ -287,7 +289,9 @@ def test_a_run_that_was_stopped_and_resumed_is_the_unbroken_one(name, number, wh
     assert result.ended == "stopped" and result.folder == folder / f"step-{step}"
     assert_same_state(result.state, checkpoint.load(folder).state)
     assert handlers == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    assert (folder / "curve.png").is_file()
+    assert (folder / "curve.png").is_file() and capfd.readouterr() == ("", "")
+    with open(folder / "log.jsonl", "ab") as file:  # as one that is killed later leaves it
+        file.write(b'{"kind": "step", "step": 20, "loss": 3.0}\n{"kind": "eval')
     result = fitted(name, folder, resume=True, checkpoint_interval=5)
     assert result.ended == "done"
     assert_same_run(folder, whole[0])
@@ -387,6 +391,14 @@ def test_a_run_that_is_done_stays_as_it_is(name, whole):
     assert again.evaluation == result.evaluation
     assert_same_state(again.state, result.state)
     assert snapshot(folder) == before
+
+
+def test_what_a_process_left_that_was_killed_at_the_last_step_is_removed(tmp_path):
+    fitted(counting(), tmp_path, checkpoint_interval=5)
+    (tmp_path / "step-20.tmp").mkdir()
+    (tmp_path / "step-20.tmp" / "params.safetensors").write_bytes(b"half")
+    assert fitted(counting(), tmp_path, resume=True).ended == "done"
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_either_engine_goes_on_with_the_runs_of_the_other(whole_of):
@@ -543,7 +555,9 @@ def test_a_full_disk_leaves_a_run_that_can_be_gone_on_with(
 
 @pytest.mark.parametrize("error", [FULL, RuntimeError("no fonts")])
 def test_a_curve_that_cannot_be_drawn_costs_a_run_nothing(error, tmp_path, monkeypatch, capfd):
-    """It is told, and drawn when the run is resumed, though there is nothing else to do."""
+    """It is told, and drawn when the run is resumed, though there is nothing else to do; so is one
+    that is older than the log, as a killed run may leave it.
+    """
 
     def fail(*_):
         raise error
@@ -556,7 +570,9 @@ def test_a_curve_that_cannot_be_drawn_costs_a_run_nothing(error, tmp_path, monke
     assert capfd.readouterr().err == f"the curve was not drawn: {error}\n"
     assert checkpoint.load(folder).step == 24 and not (folder / "curve.png").exists()
     fitted("reference", folder, resume=True)
-    assert (folder / "curve.png").is_file()
+    os.utime(folder / "curve.png", (0, 0))
+    fitted("reference", folder, resume=True)
+    assert (folder / "curve.png").stat().st_mtime > 0
 
 
 # What is refused before any work.
@@ -595,6 +611,15 @@ def test_settings_are_kept_as_json_has_them(tmp_path):
     assert fitted(counting(), tmp_path / "run", settings=given, resume=True).ended == "done"
 
 
+def test_settings_that_are_new_to_a_run_are_kept_from_then_on(tmp_path):
+    """Such as those of another engine: an InputError tells them from what they are then."""
+    fitted(stopped_after(9, counting()), tmp_path)
+    fitted(stopped_after(9, counting()), tmp_path, resume=True, settings={"steps_per_call": 1})
+    assert checkpoint.load(tmp_path).settings == asdict(TRAINING) | {"steps_per_call": 1}
+    with pytest.raises(InputError, match="^steps_per_call is 2, but the run was begun with 1"):
+        fitted(counting(), tmp_path, resume=True, settings={"steps_per_call": 2})
+
+
 def test_a_folder_with_something_in_it_stays_as_it_is(tmp_path, whole_of):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="is not empty; give another, or --resume"):
@@ -621,7 +646,7 @@ def test_an_interval_is_passed_where_a_multiple_of_it_is(interval, before, size)
 def test_the_loop_costs_little_beside_a_step_of_50_ms(terminal, tmp_path, monkeypatch):
     """Log, progress and a batch, over a million tokens: less than 1.5 ms, which are 3 %.
 
-    Turns red if every loss is looked at in a terminal, or the log is synced at each step.
+    Turns red if an epoch's order is drawn for each batch, or the curve at each step.
     """
     console = partial(Console, file=io.StringIO(), force_terminal=terminal, width=100)
     monkeypatch.setattr("reference.training.progress.Console", console)
