@@ -1,10 +1,21 @@
 """The twin of each published system."""
 
+from accelerated.models.bert import Bert
+from accelerated.models.clip import Clip
 from accelerated.models.gpt import GPT
 from accelerated.models.llama import Llama
+from accelerated.models.transformer import Transformer
+from accelerated.models.vit import ViT
 from reference.models import name_of
 
-TWINS = {"gpt": GPT, "llama": Llama}
+TWINS = {
+    "bert": Bert,
+    "clip": Clip,
+    "gpt": GPT,
+    "llama": Llama,
+    "transformer": Transformer,
+    "vit": ViT,
+}
 
 
 def twin_of(config):

@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from typing import NamedTuple
 
 from reference.errors import CheckpointError, InputError
-from reference.models import gpt, llama
+from reference.models import bert, clip, gpt, llama, transformer, vit
 
 
 class Model(NamedTuple):
@@ -23,6 +23,20 @@ class Model(NamedTuple):
 
 
 MODELS = {
+    "bert": Model(
+        bert.BertConfig,
+        bert.bert_loss,
+        bert.initial_params,
+        bert.parameter_shapes,
+        bert.check_batch,
+    ),
+    "clip": Model(
+        clip.ClipConfig,
+        clip.clip_loss,
+        clip.initial_params,
+        clip.parameter_shapes,
+        clip.check_batch,
+    ),
     "gpt": Model(
         gpt.GPTConfig, gpt.gpt_loss, gpt.initial_params, gpt.parameter_shapes, gpt.check_batch
     ),
@@ -32,6 +46,16 @@ MODELS = {
         llama.initial_params,
         llama.parameter_shapes,
         llama.check_batch,
+    ),
+    "transformer": Model(
+        transformer.TransformerConfig,
+        transformer.transformer_loss,
+        transformer.initial_params,
+        transformer.parameter_shapes,
+        transformer.check_batch,
+    ),
+    "vit": Model(
+        vit.ViTConfig, vit.vit_loss, vit.initial_params, vit.parameter_shapes, vit.check_batch
     ),
 }
 
@@ -61,7 +85,7 @@ def config_of(description, *, source):
     """The config that `described` described.  Raises CheckpointError, which names the source."""
     names = sorted(description) if isinstance(description, dict) else description
     name = description.get("name") if isinstance(description, dict) else None
-    if name not in MODELS:
+    if not isinstance(name, str) or name not in MODELS:
         raise CheckpointError(
             f"{source} is of the model {name!r}; give a checkpoint of one of {', '.join(MODELS)}"
         )

@@ -17,7 +17,7 @@ import numpy as np
 from reference import tree
 from reference.errors import CheckpointError, InputError
 from reference.models import model_of, name_of
-from reference.pretrained import files, gpt2, llama
+from reference.pretrained import bert, clip, files, gpt2, llama, marian, vit
 from reference.training.checkpoint import check_fit, read_json
 
 __all__ = ["load", "save"]
@@ -36,10 +36,17 @@ class Family(NamedTuple):
 
 
 FAMILIES = {  # by config.json's model_type
+    "bert": Family("bert", *bert.FAMILY),
+    "clip": Family("clip", *clip.FAMILY),
     "gpt2": Family("gpt", *gpt2.FAMILY),
     "llama": Family("llama", *llama.FAMILY),
+    "marian": Family("transformer", *marian.FAMILY),
     "mistral": Family("llama", *llama.FAMILY),
+    "vit": Family("vit", *vit.FAMILY),
 }
+
+
+RENAMED = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
 def load(directory):
@@ -63,11 +70,13 @@ def load(directory):
     config = family.read_config(settings, path)
     where = family.stored(config)
     names = {stored.name for stored in where.values()}
-    arrays = {
-        family.prefix + name if family.prefix + name in names else name: array
-        for name, array in files.read_arrays(directory, leave_out=family.left_out).items()
+    read = files.read_arrays(directory, leave_out=family.left_out)
+    arrays = {current(name, family.prefix, names): array for name, array in read.items()}
+    tied = {
+        name: arrays.pop(name)
+        for name, path in family.tied.items()
+        if name in arrays and name not in names and path in where
     }
-    tied = {name: arrays.pop(name) for name in family.tied if name in arrays and name not in names}
     params = gathered(directory, where, model_of(config).parameter_shapes(config), arrays)
     for name, array in tied.items():
         ours = params[family.tied[name]]
@@ -101,6 +110,13 @@ def save(directory, config, params, *, dtype="float32"):
         stored = parts[0][0]
         arrays[name] = stored.theirs(joined)
     files.write(directory, family.write_config(config), arrays, dtype=dtype)
+
+
+def current(name, prefix, names):
+    """The name of today for one of a file: of a model without its head, or one from TensorFlow."""
+    for old, new in RENAMED.items():
+        name = name.removesuffix(old) + new if name.endswith(old) else name
+    return prefix + name if prefix + name in names else name
 
 
 def gathered(source, where, shapes, arrays):

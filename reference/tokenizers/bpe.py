@@ -17,104 +17,37 @@ To encode a text, cut it into words, and join the pairs of each in the order the
 Source: Sennrich et al. 2016, sec. 3.2 (after Gage 1994); Radford et al. 2019, sec. 2.2 (bytes).
 """
 
-from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from heapq import heapify, heappop, heappush
+from pathlib import Path
 
-import regex
-
-from reference.errors import DtypeError, InputError
+from reference.errors import CheckpointError, DtypeError, InputError
+from reference.tokenizers.byte_level_json import read_byte_level, write_byte_level
 from reference.tokenizers.checks import check_ids, check_text, special_pieces
-from reference.tokenizers.vocabulary_files import BYTE_IDS, BYTES, read_vocabulary, write_vocabulary
+from reference.tokenizers.merging import join_pairs, learn_pairs
+from reference.tokenizers.pattern import PATTERN, compiled, cut, is_special
+from reference.tokenizers.tokenizer_json import FILE, read_tokenizer_json
+from reference.tokenizers.vocabulary_files import (
+    BYTE_IDS,
+    BYTES,
+    read_vocabulary,
+    shown,
+    write_vocabulary,
+)
 
 END_OF_TEXT = "<|endoftext|>"
 
-PATTERN = regex.compile(
-    r"'s|'t|'re|'ve|'m|'ll|'d"  # English endings that follow an apostrophe
-    r"| ?\p{L}+"  # letters
-    r"| ?\p{N}+"  # digits and other numerals
-    r"| ?[^\s\p{L}\p{N}]+"  # the rest that can be seen
-    r"|\s+(?!\S)"  # blanks, but for the last one: a word after it may want it
-    r"|\s+"
-)
-
-NO_TOKEN = -1  # at the borders of words, and where a token was joined to the one on its left
 CACHE_WORDS, CACHE_LENGTH = 65_536, 100
-
-
-class LinkedTokens:
-    """Tokens in a doubly linked list: two neighbours become one, and none of the others moves."""
-
-    def __init__(self, tokens):
-        self.tokens = list(tokens)
-        self.left = list(range(-1, len(self.tokens) - 1))
-        self.right = list(range(1, len(self.tokens) + 1))
-
-    def pair(self, i):
-        """The token at place i and the next one."""
-        return self.tokens[i], self.tokens[self.right[i]]
-
-    def join(self, i, token):
-        """Put `token` where the pair at place i was."""
-        j = self.right[i]
-        self.tokens[i], self.tokens[j] = token, NO_TOKEN
-        self.right[i] = self.right[j]
-        self.left[self.right[i]] = i
 
 
 def learn_merges(words, number):
     """The first `number` merges that words with these counts teach; fewer if no pair is left.
 
-    The pair with the highest count is next and, of equal counts, the lower pair of ids. A word is
-    counted as often as it occurs, but stands in the row once. All pairs are counted at the start;
-    after that, a merge changes the counts of the pairs it touches, and no others. The heap holds
-    every count a pair has had: one that is no longer true is dropped when it comes up.
-
     words {str: int} -> list of (id, id).
-    Source: Sennrich et al. 2016, algorithm 1, which counts all anew for each merge.
     """
-    row, weights = [NO_TOKEN], [0]
-    for word, count in words.items():
-        row += [*word.encode().translate(BYTE_IDS), NO_TOKEN]
-        weights += [count] * (len(row) - len(weights))
-    linked, counts, places, merges = LinkedTokens(row), Counter(), defaultdict(list), []
-    for i, pair in enumerate(zip(row[:-1], row[1:], strict=True)):
-        counts[pair] += weights[i]
-        places[pair].append(i)  # from left to right, here and below
-    heap = [(-count, pair) for pair, count in counts.items() if NO_TOKEN not in pair]
-    heapify(heap)
-
-    while heap and len(merges) < number:
-        count, pair = heappop(heap)
-        if -count != counts[pair]:
-            continue
-        change = Counter()
-        for i in places.pop(pair):
-            if linked.pair(i) != pair:  # "aaa" has two pairs, and the first took part of the second
-                continue
-            before, after, weight = linked.left[i], linked.right[i], weights[i]
-            for gone in (pair, linked.pair(before), linked.pair(after)):
-                change[gone] -= weight
-            linked.join(i, 256 + len(merges))
-            for place in (before, i):
-                change[linked.pair(place)] += weight
-                places[linked.pair(place)].append(place)
-        for changed, difference in change.items():
-            counts[changed] += difference
-            if counts[changed] > 0 and NO_TOKEN not in changed:
-                heappush(heap, (-counts[changed], changed))
-        merges.append(pair)
-    return merges
-
-
-def is_special(name):
-    """Whether this can name a special token: visible ASCII that `PATTERN` cuts into several words.
-
-    A merge stays within one word, so no ordinary token is ever the same.
-    """
-    shown = isinstance(name, str) and name.isascii() and name.isprintable() and " " not in name
-    return shown and len(PATTERN.findall(name)) > 1
+    counted = [(word.encode().translate(BYTE_IDS), count) for word, count in words.items()]
+    return learn_pairs(counted, number, 256)
 
 
 @dataclass(frozen=True)
@@ -124,13 +57,21 @@ class BPE:
     merges          pairs of ids, in the order learnt; merge n makes token 256 + n
     special_tokens  names that stand for no text, such as the border of two documents; their ids
                     come last, and text that happens to spell one is encoded as any other text
+    pattern         the regular expression that cuts words, GPT-2's or a later one's
+    whole_words     a word that is a token is that token, though merges may not lead there (Llama 3)
+    vocabulary      the bytes of the ordinary tokens, where merges are not all: a merge then makes
+                    the token of the joined bytes, which another merge may make too (Llama 3)
     tokens          what follows: the bytes of each token, by id
 
-    Raises InputError if a merge joins what is not there yet, or if two tokens would be the same.
+    Raises InputError if a merge joins what is not there yet, if two tokens would be the same, or if
+    the pattern is none.
     """
 
     merges: tuple[tuple[int, int], ...] = field(repr=False)
     special_tokens: tuple[str, ...] = (END_OF_TEXT,)
+    pattern: str = field(default=PATTERN.pattern, repr=False)
+    whole_words: bool = field(default=False, repr=False)
+    vocabulary: tuple[bytes, ...] | None = field(default=None, repr=False)
     tokens: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _cache: dict[str, list[int]] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -139,15 +80,14 @@ class BPE:
     def __post_init__(self):
         object.__setattr__(self, "merges", tuple(tuple(pair) for pair in self.merges))
         object.__setattr__(self, "special_tokens", tuple(self.special_tokens))
-        tokens = [bytes([byte]) for byte in BYTES]
-        for n, pair in enumerate(self.merges):
-            if not all(0 <= token < len(tokens) for token in pair):
-                raise InputError(
-                    f"merges[{n}] is {pair}, and must join two of the ids [0, {256 + n})"
-                )
-            tokens.append(tokens[pair[0]] + tokens[pair[1]])
+        if self.vocabulary is None:
+            tokens = tokens_of(self.merges)
+        else:
+            object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
+            check_merges(self.merges, self.vocabulary)
+            tokens = list(self.vocabulary)
         for name in self.special_tokens:
-            if not is_special(name):
+            if not is_special(name, self._pattern):
                 raise InputError(
                     f"the special token {name!r} could be an ordinary word, or is not visible "
                     "ASCII: write it in the way of '<|name|>'"
@@ -161,7 +101,9 @@ class BPE:
         object.__setattr__(self, "tokens", tuple(tokens))
 
     @classmethod
-    def train(cls, text, vocabulary=None, *, special_tokens=(END_OF_TEXT,)):
+    def train(
+        cls, text, vocabulary=None, *, special_tokens=(END_OF_TEXT,), pattern=PATTERN.pattern
+    ):
         """Learn a vocabulary of this size, special tokens and the 256 bytes included, from a text.
 
         None stands for 1,024, or as many as the text can teach. A smaller vocabulary is the
@@ -170,7 +112,8 @@ class BPE:
         """
         check_text(text)
         asked, vocabulary = vocabulary, 1024 if vocabulary is None else vocabulary
-        smallest = cls((), special_tokens).vocabulary_size
+        untaught = cls((), special_tokens, pattern)
+        smallest = untaught.vocabulary_size
         if not hasattr(vocabulary, "__index__"):
             raise DtypeError(f"vocabulary is {vocabulary!r}, and must be an integer")
         if vocabulary < smallest:
@@ -178,8 +121,8 @@ class BPE:
                 f"vocabulary is {vocabulary}, and must be at least {smallest}: "
                 f"the 256 bytes and {smallest - 256} special tokens"
             )
-        words = Counter(match.group() for match in PATTERN.finditer(text))
-        tokenizer = cls(learn_merges(words, vocabulary - smallest), special_tokens)
+        merges = learn_merges(Counter(untaught.words(text)), vocabulary - smallest)
+        tokenizer = cls(merges, special_tokens, pattern)
         if asked is not None and tokenizer.vocabulary_size < asked:
             raise InputError(
                 f"vocabulary is {vocabulary}, but this text of {len(text)} characters can only "
@@ -189,15 +132,40 @@ class BPE:
 
     @classmethod
     def load(cls, folder):
-        """Read `merges.txt` and `vocab.json`, or GPT-2's `vocab.bpe` and `encoder.json`.
+        """Read `merges.txt` and `vocab.json`, GPT-2's `vocab.bpe` and `encoder.json`, or, where it
+        is there, `tokenizer.json`.
 
         Raises CheckpointError if one is missing, torn or not the other's.
         """
+        if Path(folder, FILE).is_file():
+            return cls.from_json(*read_tokenizer_json(folder))
         return cls(*read_vocabulary(folder, is_special))
 
+    @classmethod
+    def from_json(cls, path, found):
+        """The tokenizer of a byte-level `tokenizer.json`, such as Llama 3's.
+
+        Raises CheckpointError, with the path, for what this class does not do.
+        """
+        merges, special, pattern, whole_words, vocabulary = read_byte_level(path, found)
+        try:
+            made = cls(merges, special, pattern or PATTERN.pattern, whole_words, vocabulary)
+            plain = [pair for n, pair in enumerate(merges) if made._joined[pair] == (n, 256 + n)]
+            all_of_them = len(plain) == len(merges) == len(vocabulary) - 256
+            return replace(made, vocabulary=None) if all_of_them else made
+        except InputError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+
     def save(self, folder):
-        """Write `merges.txt` and `vocab.json`, Hugging Face's form, which `load` reads."""
-        write_vocabulary(folder, self.tokens, self.merges)
+        """Write `merges.txt` and `vocab.json`, Hugging Face's form, which `load` reads.
+
+        What these two cannot say (another pattern, whole words, another vocabulary) is written as
+        `tokenizer.json`.  Raises InputError for the two where the other is, as it would be read.
+        """
+        if (self.pattern, self.whole_words, self.vocabulary) == (PATTERN.pattern, False, None):
+            write_vocabulary(folder, [shown(token) for token in self.tokens], self.merges)
+        else:
+            write_byte_level(folder, self)
 
     @property
     def vocabulary_size(self):
@@ -211,9 +179,27 @@ class BPE:
         return {name: first + n for n, name in enumerate(self.special_tokens)}
 
     @cached_property
+    def _pattern(self):
+        return compiled(self.pattern)
+
+    @cached_property
+    def _ids(self):
+        """The id of each ordinary token, by its bytes."""
+        ordinary = self.tokens[: self.vocabulary_size - len(self.special_tokens)]
+        return {token: i for i, token in enumerate(ordinary)}
+
+    @cached_property
     def _joined(self):
-        """The id that each pair becomes: the lower, the sooner it is joined."""
-        return {pair: 256 + n for n, pair in enumerate(self.merges)}
+        """When each pair is joined, the lower the sooner, and the id that it becomes."""
+        tokens, ids = self.tokens, self._ids
+        return {
+            (left, right): (n, ids[tokens[left] + tokens[right]])
+            for n, (left, right) in enumerate(self.merges)
+        }
+
+    def words(self, text):
+        """A text cut into words; what the pattern does not match is a word too."""
+        return cut(text, self._pattern)
 
     def encode(self, text, *, allowed_special=()):
         """Text to a list of ids.
@@ -229,31 +215,19 @@ class BPE:
     def _encode_ordinary(self, text):
         """Words recur, so each is encoded once, as long as there is room to remember it."""
         ids, cache = [], self._cache
-        for word in PATTERN.findall(text):
+        for word in self.words(text):
             word_ids = cache.get(word)
             if word_ids is None:
-                word_ids = self._encode_word(word)
+                word_ids = self._encode_word(word.encode())
                 if len(cache) < CACHE_WORDS and len(word) < CACHE_LENGTH:
                     cache[word] = word_ids
             ids += word_ids
         return ids
 
     def _encode_word(self, word):
-        """Join the pair that was learnt first, at its leftmost place, until none can be joined."""
-        row = [NO_TOKEN, *word.encode().translate(BYTE_IDS), NO_TOKEN]
-        linked, joined = LinkedTokens(row), self._joined
-        pairs = enumerate(zip(row[:-1], row[1:], strict=True))
-        heap = [(joined[pair], i) for i, pair in pairs if pair in joined]
-        heapify(heap)
-        while heap:
-            token, i = heappop(heap)
-            if joined.get(linked.pair(i)) != token:  # one of the two has been joined with another
-                continue
-            linked.join(i, token)
-            for place in (linked.left[i], i):
-                if (pair := linked.pair(place)) in joined:
-                    heappush(heap, (joined[pair], place))
-        return [token for token in linked.tokens if token != NO_TOKEN]
+        if self.whole_words and word in self._ids:
+            return [self._ids[word]]
+        return join_pairs(word.translate(BYTE_IDS), self._joined)
 
     def decode_bytes(self, ids):
         """The exact bytes that the ids stand for; a token may hold a part of a character only."""
@@ -262,3 +236,31 @@ class BPE:
     def decode(self, ids):
         """The text that the ids stand for, with U+FFFD where their bytes are not UTF-8."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+
+def tokens_of(merges):
+    """The bytes of each token: the 256 bytes, and what merge n makes as token 256 + n."""
+    tokens = [bytes([byte]) for byte in BYTES]
+    for n, pair in enumerate(merges):
+        if not all(0 <= token < len(tokens) for token in pair):
+            raise InputError(f"merges[{n}] is {pair}, and must join two of the ids [0, {256 + n})")
+        tokens.append(tokens[pair[0]] + tokens[pair[1]])
+    return tokens
+
+
+def check_merges(merges, vocabulary):
+    """Raise unless each merge makes a token of the vocabulary, which begins with the 256 bytes."""
+    if b"".join(vocabulary[:256]) != BYTES or len(vocabulary) < 256:
+        raise InputError(
+            "the vocabulary must begin with the 256 bytes, numbered as GPT-2's: '!' is token 0"
+        )
+    known = set(vocabulary)
+    for n, pair in enumerate(merges):
+        if not all(0 <= token < len(vocabulary) for token in pair):
+            raise InputError(
+                f"merges[{n}] is {pair}, and must join two of the ids [0, {len(vocabulary)})"
+            )
+        if (made := vocabulary[pair[0]] + vocabulary[pair[1]]) not in known:
+            raise InputError(f"merges[{n}] makes {made!r}, which is not in the vocabulary")
+    if len(set(merges)) < len(merges):
+        raise InputError("the merges join one pair twice: remove the later of the two")

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from reference.errors import CheckpointError, InputError
-from reference.tokenizers.bpe import is_special
 from reference.tokenizers.checks import check_ids, check_text, special_pieces
+from reference.tokenizers.pattern import is_special
 from reference.tokenizers.vocabulary_files import write_file
 
 FILE = "characters.json"

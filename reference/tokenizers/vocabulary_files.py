@@ -13,7 +13,7 @@ import json
 import os
 from pathlib import Path
 
-from reference.errors import CheckpointError
+from reference.errors import CheckpointError, InputError
 
 # Text files must show every byte as a character that can be seen. The bytes that Latin-1 shows
 # stand for themselves and come first; the k-th of the others is shown as character 256 + k, which
@@ -25,18 +25,32 @@ BYTE_IDS = bytes.maketrans(BYTES, bytes(range(256)))
 FIRST_LINE = "#version: 0.2"
 
 
-def write_vocabulary(folder, tokens, merges):
+def shown(token):
+    """The name of a token in these files: its bytes, each as a character that can be seen."""
+    return "".join(SYMBOLS[i] for i in token.translate(BYTE_IDS))
+
+
+def write_vocabulary(folder, names, merges):
     """Write both files, each under another name first, so that no old file is lost half-way.
 
-    tokens: the bytes of each, by id.  merges: pairs of ids.  The same tokenizer gives the same
-    bytes on every machine.
+    names: of each token, by id.  merges: pairs of ids.  The same tokenizer gives the same bytes on
+    every machine.
     """
-    names = ["".join(SYMBOLS[i] for i in token.translate(BYTE_IDS)) for token in tokens]
+    check_not_hidden(folder)
     lines = [FIRST_LINE, *(f"{names[left]} {names[right]}" for left, right in merges)]
     vocabulary = {name: i for i, name in enumerate(names)}
     Path(folder).mkdir(parents=True, exist_ok=True)
     write_file(Path(folder, "merges.txt"), "\n".join(lines))
     write_file(Path(folder, "vocab.json"), json.dumps(vocabulary, ensure_ascii=False))
+
+
+def check_not_hidden(folder):
+    """Raise where a tokenizer.json is, which readers prefer to the files about to be written."""
+    if Path(folder, "tokenizer.json").exists():
+        raise InputError(
+            f"{folder} has a tokenizer.json, which would be read in place of what is saved: remove "
+            "it, or give another folder"
+        )
 
 
 def write_file(path, text):
@@ -49,14 +63,16 @@ def write_file(path, text):
     os.replace(unfinished, path)
 
 
-def read_vocabulary(folder, is_special):
+def read_vocabulary(folder, is_special, symbols=SYMBOLS):
     """The merges, and the names of the special tokens that `is_special` accepts, of a folder.
+
+    symbols: the names that the merges start from, by id.
 
     Raises CheckpointError if a file is missing or torn, or if the two do not belong together.
     """
     merges_path, merges_text = _read(folder, "merges.txt", "vocab.bpe")
     vocabulary_path, vocabulary_text = _read(folder, "vocab.json", "encoder.json")
-    merges, ids = _parse_merges(merges_path, merges_text)
+    merges, ids = parse_merges(merges_path, merges_text, symbols)
     vocabulary = _parse_vocabulary(vocabulary_path, vocabulary_text)
     special = sorted((name for name in vocabulary if name not in ids), key=vocabulary.get)
     for name in special:
@@ -76,26 +92,47 @@ def read_vocabulary(folder, is_special):
     return merges, special
 
 
+def read_text(path):
+    """The text of a file.  Raises CheckpointError if it is missing or not UTF-8."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing: give the folder of a saved tokenizer") from None
+    except UnicodeDecodeError as error:
+        raise CheckpointError(
+            f"{path} is not UTF-8 at byte {error.start}: copy it again, as binary"
+        ) from None
+
+
+def read_json(path):
+    """What a JSON file holds.  Raises CheckpointError if it is missing or torn."""
+    return _parse_json(path, read_text(path))
+
+
+def _parse_json(path, text):
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is not JSON ({error}): it is cut short; copy it again"
+        ) from None
+
+
 def _read(folder, *names):
     """The path and the text of the first of these files that is there."""
     for path in (Path(folder, name) for name in names):
         if path.is_file():
-            try:
-                return path, path.read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise CheckpointError(
-                    f"{path} is not UTF-8 at byte {error.start}: copy it again, as binary"
-                ) from None
+            return path, read_text(path)
     raise CheckpointError(
         f"{folder} has neither {names[0]} nor {names[1]}: give the folder of a saved tokenizer"
     )
 
 
-def _parse_merges(path, text):
+def parse_merges(path, text, symbols=SYMBOLS):
     """The pairs of ids, and the id of every token's name in order."""
-    ids = {symbol: i for i, symbol in enumerate(SYMBOLS)}
+    ids = {symbol: i for i, symbol in enumerate(symbols)}
     lines = text.splitlines()
-    first = 1 if text.startswith("#version") else 0
+    first = 1 if "#version" in text[:50] else 0
     merges = []
     for number, line in enumerate(lines[first:], start=first + 1):
         pair = line.split(" ")
@@ -110,12 +147,7 @@ def _parse_merges(path, text):
 
 
 def _parse_vocabulary(path, text):
-    try:
-        vocabulary = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CheckpointError(
-            f"{path} is not JSON ({error}): it is cut short; copy it again"
-        ) from None
+    vocabulary = _parse_json(path, text)
     if not isinstance(vocabulary, dict) or not all(type(i) is int for i in vocabulary.values()):
         raise CheckpointError(
             f"{path} must map each token to its id, an integer: give a folder in GPT-2's form"

@@ -8,26 +8,21 @@ A checkpoint comes last, so that what the log has up to its step is all that the
 run that goes on from it continues the log as if there had been no break.
 """
 
-import json
-import os
-import signal
 import sys
-import threading
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from reference import random
 from reference.errors import InputError
-from reference.models import described
 from reference.training import checkpoint as checkpoints
 from reference.training import loop
 from reference.training.checkpoint import Checkpoint
 from reference.training.config import TrainingConfig, check_count, rate
+from reference.training.identity import identity, same_run
 from reference.training.log import Log
 from reference.training.progress import Progress
 from reference.training.run_folder import (
@@ -38,6 +33,7 @@ from reference.training.run_folder import (
     remove_older,
     remove_unfinished,
 )
+from reference.training.signals import stop_on_signal
 from reference.training.state import State, initial_state, weights
 
 LOG_INTERVAL = 10  # steps: to look at a loss is to wait for the device
@@ -122,56 +118,6 @@ def fit(
             saved=checkpoint_in(held.path) if resume else None,
         )
         return run.to_the_end(data, validation, quiet=quiet)
-
-
-def identity(config, training, data, validation, settings):
-    """What makes a run this one and no other, as a checkpoint has it."""
-    return {
-        "model": plain(described(config)),
-        "settings": plain(settings | asdict(training)),
-        "position": {
-            "fingerprint": data.fingerprint,
-            "validation": None if validation is None else validation.fingerprint,
-        },
-        "random_key": tuple(int(word) for word in random.key(training.seed)),
-    }
-
-
-def plain(values):
-    """A dict as JSON gives it back.  Raises InputError for what it could not keep."""
-    for name, value in values.items():
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError):
-            raise InputError(
-                f"{name} is {value!r:.80} of {type(value).__name__}, which a checkpoint cannot "
-                "keep; give finite numbers, texts, booleans, None, or lists and dicts of these"
-            ) from None
-    return json.loads(json.dumps(values))
-
-
-def same_run(found, ours):
-    """The Checkpoint found, if it is of this run.  Raises InputError for the first difference.
-
-    Settings that it does not have, as those of another engine, are added to its own.
-    """
-    remedy = "give what it was begun with, or begin a new run in another folder"
-    model, settings, position = described(found.config), found.settings, found.position
-    for whose, theirs, now in (
-        ("the model's ", model, ours["model"]),
-        ("", settings, ours["settings"]),
-    ):
-        for name, value in now.items():
-            if name in theirs and value != theirs[name]:
-                raise InputError(
-                    f"{whose}{name} is {value!r:.80}, but the run was begun with "
-                    f"{theirs[name]!r:.80}; {remedy}"
-                )
-    for name, words in (("fingerprint", "data"), ("validation", "validation data")):
-        if name in position and position[name] != ours["position"][name]:
-            raise InputError(f"the {words} are not those that the run was begun with; {remedy}")
-    added = {name: getattr(found, name) | ours[name] for name in ("settings", "position")}
-    return replace(found, **added)
 
 
 @dataclass
@@ -300,33 +246,6 @@ def check_finite(name, numbers, step):
             "and this step is not saved; begin anew with a lower --learning-rate or a longer "
             "--warmup"
         )
-
-
-@contextmanager
-def stop_on_signal(quiet):
-    """Give a function that tells whether Ctrl-C was pressed: a step is finished, then saved.
-
-    A second Ctrl-C ends the program at once.  Outside of the main thread signals are not ours.
-    """
-    pressed, ours = [], (signal.SIGINT, signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-
-    def handle(number, frame):
-        pressed.append(number)
-        for each in ours:
-            signal.signal(each, signal.default_int_handler)
-        if not quiet:
-            with suppress(OSError):  # print could be interrupted in the middle of another print
-                os.write(2, b"\nthe step is finished first; Ctrl-C again ends it at once\n")
-
-    before = {number: signal.signal(number, handle) for number in ours}
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)  # None is one that is not Python's
 
 
 def draw(folder):

@@ -262,7 +262,7 @@ def refused(folder, *words):
 
 
 REFUSED = {
-    "model_type": ("lama", "give one of gpt2"),
+    "model_type": ("lama", "give one of bert"),
     "activation_function": ("relu", "must be 'gelu_new'"),
     "layer_norm_epsilon": (1e-6, "must be 1e-05"),
     "n_inner": (59, "must be 60"),

@@ -107,7 +107,7 @@ def test_what_hugging_face_saves_is_loaded(config, saved, theirs, tmp_path):
         ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "has no low_freq_factor"),
         ({"num_key_value_heads": 3}, "3 groups do not divide the 2 heads"),
         ({"num_hidden_layers": None}, "layers is None"),
-        ({"model_type": "gemma"}, "model_type is 'gemma'; give one of gpt2, llama, mistral"),
+        ({"model_type": "gemma"}, "model_type is 'gemma'; give one of bert, clip, gpt2, llama"),
         ({"tie_word_embeddings": False}, "missing: lm_head.weight"),
         ({"num_hidden_layers": 3}, "missing: model.layers.2."),
     ],
