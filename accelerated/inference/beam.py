@@ -63,11 +63,11 @@ def prepared(tokens, steps, end, room, *, beams=4, alpha=0.6, penalty="paper", s
     limits = penalties.copy()  # those that `may_improve` is to know
     if stop == "bound":
         limits[:steps] = np.maximum.accumulate(penalties[:steps][::-1])[::-1]
-    dynamic = {"steps": steps, "penalties": penalties, "limits": limits}
-    return dynamic, {"beams": int(beams), "ends": tuple(ends), "full": stop == "full"}
+    dynamic = {"steps": steps, "penalties": penalties, "limits": limits, "full": stop == "full"}
+    return dynamic, {"beams": int(beams), "ends": tuple(ends)}
 
 
-@partial(jax.jit, static_argnames=("rows", "config", "beams", "ends", "full"))
+@partial(jax.jit, static_argnames=("rows", "config", "beams", "ends"))
 def go_on(params, prompts, length, *, rows, config, **options):
     """`search` after prompts (B, room), of which the first `rows` are filled, up to `length`."""
     decode_with, _ = functional(twin_of(config).abstract(config), decode)
@@ -85,7 +85,7 @@ def go_on(params, prompts, length, *, rows, config, **options):
     return search(following, cache, prompts, length, **options)
 
 
-@partial(jax.jit, static_argnames=("room", "config", "beams", "ends", "full"))
+@partial(jax.jit, static_argnames=("room", "config", "beams", "ends"))
 def go_over(params, source, source_kept, *, room, config, **options):
     """`search` for translations (B, room), which begin with the padding's token."""
     model = Transformer.abstract(config)
@@ -104,7 +104,7 @@ def go_over(params, source, source_kept, *, room, config, **options):
     return search(following, cache, begun, 1, **options)
 
 
-def search(following, cache, begun, start, *, steps, penalties, limits, beams, ends, full):
+def search(following, cache, begun, start, *, steps, penalties, limits, full, beams, ends):
     """`reference.inference.beam.beam_search` of texts (B, room) that begin with their first `start`
     -> Hypotheses with all places, (B, k, room), and whether all scores were finite.
 
@@ -138,9 +138,8 @@ def search(following, cache, begun, start, *, steps, penalties, limits, beams, e
         unfinished, going_on = jax.lax.top_k(jnp.where(ended, -jnp.inf, candidates), beams)
         origin = take(parents, going_on) + beams * jnp.arange(batch)[:, None]
         cache = jax.tree.map(lambda a: a[:, :, origin.reshape(-1)], cache)
-        limit = limits[i].astype(scores.dtype)
-        best, worst = unfinished[:, 0], found.scores[:, -1]
-        is_open &= may_improve(best, worst, [limit], "full" if full else "current")
+        now = unfinished[:, 0], found.scores[:, -1], [limits[i].astype(scores.dtype)]
+        is_open &= jnp.where(full, may_improve(*now, "full"), may_improve(*now, "current"))
         return i + 1, take(longer, going_on), unfinished, cache, found, is_open, sound
 
     dtype = jnp.promote_types(jax.tree.leaves(cache)[0].dtype, jnp.float32)

@@ -41,8 +41,12 @@ class Transformer(nnx.Module):
 
     def __init__(self, config, *, rngs, attention=None, unroll=None, recompute=None):
         self.config, self.compiled = config, {"unroll": unroll, "recompute": recompute}
-        options = {"heads": config.heads, "use_bias": config.attention_bias}
-        options |= {"implementation": attention, "own_rate": config.attention_dropout}
+        options = {
+            "heads": config.heads,
+            "use_bias": config.attention_bias,
+            "implementation": attention,
+            "own_rate": config.attention_dropout,
+        }
         norm = partial(LayerNorm, config.width, epsilon=config.epsilon)
 
         def parts(rngs, **attentions):

@@ -69,6 +69,11 @@ class ClipImageConfig:
             raise InputError(f"image is {self.image}, patch {self.patch}; give a divisor of it")
 
     @property
+    def pixels(self):
+        """The shape of an image."""
+        return self.image, self.image, self.channels
+
+    @property
     def length(self):
         """T: the patches, and the class token before."""
         return (self.image // self.patch) ** 2 + 1

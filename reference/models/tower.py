@@ -9,7 +9,7 @@ from reference import random
 from reference.errors import DtypeError, InputError
 from reference.layers.activation import gelu, gelu_tanh, quick_gelu
 from reference.layers.attention import check_heads, multi_head_attention
-from reference.layers.convolution import pair, patch_embed
+from reference.layers.convolution import patch_embed
 from reference.layers.dropout import dropout
 from reference.layers.feed_forward import feed_forward
 from reference.layers.normalization import layer_norm
@@ -148,10 +148,10 @@ def check_images(images, config):
     if dtype is None or not (np.issubdtype(dtype, np.floating) or str(dtype) == "bfloat16"):
         came = f"of {dtype}" if dtype is not None else f"a {type(images).__name__}"
         raise DtypeError(f"images is {came}; give floats, such as pixels / 127.5 - 1")
-    expected = (*pair(config.image, name="image"), config.channels)
-    if len(images.shape) != 4 or images.shape[0] < 1 or tuple(images.shape[1:]) != expected:
+    shape = tuple(images.shape)
+    if len(shape) != 4 or shape[0] < 1 or shape[1:] != config.pixels:
         raise InputError(
-            f"images has shape {tuple(images.shape)}; give (B, {', '.join(map(str, expected))}), "
+            f"images has shape {shape}; give (B, {', '.join(map(str, config.pixels))}), "
             "rows, columns and channels of this model: resize them, or take another model"
         )
 

@@ -56,6 +56,7 @@ def transformer_encode(params, *, source, config, source_kept=None, recompute=Fa
     Raises DtypeError and InputError for a source that is no batch of sequences of the vocabulary,
     or longer than the context.
     Source: Vaswani et al. 2017, sec. 3.1, 3.4 and 5.4.
+    Differs from tensor2tensor, whose later settings have dropout in the feed-forward too.
 
     Backward: block by block, from the last to the first.
     """
@@ -111,22 +112,22 @@ def transformer_decode(
     return logits, backward
 
 
-def transformer(params, *, source, tokens, config, key=None, **options):
+def transformer(params, *, source, tokens, config, source_kept=None, recompute=False, key=None):
     """Score every token as the next one of a target, given its source.
 
         logits = decode(tokens, encode(source))
 
-    params: those of `transformer_encode` and `transformer_decode`, which also say the options
-    source_kept and recompute.  source (B, S), tokens (B, T) -> logits (B, T, V).  With a key: the
-    encoder's and the decoder's are split(key, 2).
+    params: those of `transformer_encode` and `transformer_decode`, which also say what source_kept
+    and recompute are.  source (B, S), tokens (B, T) -> logits (B, T, V).  With a key: the encoder's
+    and the decoder's are split(key, 2).
     Raises what both raise, and InputError unless there are as many sources as targets.
     Source: Vaswani et al. 2017, sec. 3 and figure 1.
 
     Backward: the chain rule; the table's gradient is the sum of what both say.
     """
-    check_pairs(source, tokens, options.get("source_kept"), config)
+    check_pairs(source, tokens, source_kept, config)
     keys = (None, None) if key is None else random.split(key, 2)
-    shared = options | {"config": config}
+    shared = {"source_kept": source_kept, "config": config, "recompute": recompute}
     memory, encode_backward = transformer_encode(params, source=source, key=keys[0], **shared)
     logits, decode_backward = transformer_decode(
         params, memory, tokens=tokens, key=keys[1], **shared

@@ -42,7 +42,7 @@ class TransformerConfig:
     attention_bias: bool = False  # in attention's projections: as printed, none;  Marian: yes
     output_bias: bool = False  # of the scores: as printed, none;  Marian: yes
     epsilon: float = 1e-6  # of the norms, as tensor2tensor's;  Marian: 1e-5
-    pad: int = 0  # fills batches up, and begins each target, as in Marian
+    pad: int = 0  # fills batches up, and begins targets as in Marian (tensor2tensor: a zero vector)
     end: int = 1  # ends each target
 
     def __post_init__(self):
@@ -69,9 +69,10 @@ class TransformerConfig:
                 )
 
 
-# The published sizes (Vaswani et al. 2017, table 3, rows base, big, A and C), with a vocabulary of
-# "about 37000".  Printed for base and big: 65 and 213 million parameters; ours have 63 and 214.
-# The context is tensor2tensor's max_length.
+# The published sizes: Vaswani et al. 2017, table 3, rows base, big, A and C (D is of other dropout
+# and smoothing, B and E of another form), with a vocabulary of "about 37000".  Printed for base and
+# big: 65 and 213 million parameters; ours have 63 and 214.  The context is tensor2tensor's
+# max_length.
 BASE = TransformerConfig(37000, 256, layers=6, heads=8, width=512, hidden=2048)
 PRESETS = {
     "base": BASE,

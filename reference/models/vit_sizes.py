@@ -28,10 +28,21 @@ CUT = 0.87962566103423978  # the deviation of a normal number between -2 and 2
 
 
 @dataclass(frozen=True)
+class Size:
+    """Of an image, in pixels."""
+
+    rows: int
+    columns: int
+
+    def __iter__(self):
+        return iter((self.rows, self.columns))
+
+
+@dataclass(frozen=True)
 class ViTConfig:
     """The sizes of a Vision Transformer.  Raises InputError for sizes that make no model."""
 
-    image: tuple[int, int]  # rows and columns of pixels; one number: as many of both
+    image: Size  # or rows and columns as a pair, or one number for both
     patch: int  # pixels along the side of a patch
     layers: int
     heads: int
@@ -47,7 +58,7 @@ class ViTConfig:
     dropout: float = 0.0
 
     def __post_init__(self):
-        object.__setattr__(self, "image", pair(self.image, name="image"))
+        object.__setattr__(self, "image", size_of(self.image))
         check_sizes(self, "patch", "layers", "heads", "width", "hidden", "channels")
         if not isinstance(self.labels, int) or self.labels < 0:
             raise InputError(f"labels is {self.labels!r}; give a number of classes, or 0 for none")
@@ -56,19 +67,31 @@ class ViTConfig:
         if self.pooling not in POOLINGS:
             raise InputError(f"pooling is {self.pooling!r}; give one of {', '.join(POOLINGS)}")
         if any(side % self.patch for side in self.image):
-            raise InputError(f"image is {self.image}, patch {self.patch}; give a divisor of both")
+            sides = tuple(self.image)
+            raise InputError(f"image is {sides}, patch {self.patch}; give a divisor of both")
         check_tower(self)
         check_rate(self.dropout)
 
     @property
     def grid(self):
         """How many patches lie below and beside each other."""
-        return self.image[0] // self.patch, self.image[1] // self.patch
+        return self.image.rows // self.patch, self.image.columns // self.patch
+
+    @property
+    def pixels(self):
+        """The shape of an image."""
+        return *self.image, self.channels
 
     @property
     def length(self):
         """T, the number of tokens: the patches and, if there is one, the class token before."""
         return math.prod(self.grid) + (self.pooling == "token")
+
+
+def size_of(image):
+    """A Size, of a pair, one number for both, or a dict, as JSON has it.  Raises InputError."""
+    size = Size(**image) if isinstance(image, dict) else image
+    return Size(*pair(tuple(size) if isinstance(size, Size) else size, name="image"))
 
 
 BASE = partial(ViTConfig, 224, layers=12, heads=12, width=768, hidden=3072, labels=1000)

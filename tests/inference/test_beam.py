@@ -27,9 +27,9 @@ MARIAN = TransformerConfig(
     **{"positions": "marian", "activation": "silu", "attention_bias": True, "output_bias": True},
     **{"epsilon": 1e-5, "smoothing": 0.0, "pad": 22, "end": 0},
 )
-RELEASED = TransformerConfig(23, 40, 2, 2, 12, 20, wiring="pre", positions="concatenated", end=4)
+RELEASED = TransformerConfig(23, 40, 1, 2, 12, 20, wiring="pre", positions="concatenated", end=4)
 GPT = GPTConfig(vocabulary=19, context=24, layers=2, heads=3, width=12)
-LLAMA = LlamaConfig(19, 24, 2, 4, 2, 16, 20)
+LLAMA = LlamaConfig(19, 24, 1, 4, 2, 16, 20)
 KEPT = np.arange(7) < np.array([7, 4, 6, 2])[:, None]
 EARLY = dict(zip(STOPS, ("never", False, True), strict=True))  # Hugging Face's early_stopping
 
@@ -322,7 +322,7 @@ def test_lengths_penalties_and_bounds_share_a_compilation():
     for width, steps, alpha, penalty, stop in (
         (5, 15, 0.6, "paper", "bound"),
         (8, 9, 1.0, "hugging_face", "current"),
-        (6, 12, 0.0, "paper", "current"),
+        (6, 12, 0.0, "paper", "full"),
     ):
         source = np.ones((4, width), int)
         options = {"alpha": alpha, "penalty": penalty, "stop": stop, "beams": 3, "steps": steps}

@@ -145,25 +145,25 @@ def test_ten_training_steps_of_both_engines_are_the_same():
 # PyTorch's
 
 
-def torch_s(config, params):
-    """torch.nn.Transformer of these parameters, its embeddings aside, and pairs of our paths and
-    its parameters, of which ours is a part of the first axis, transposed.
-    """
-    torch = peer("torch")
-    nn, sizes = torch.nn, {"d_model": config.width, "nhead": config.heads}
+def torch_s(config):
+    """torch.nn.Transformer of these sizes, its embeddings aside."""
+    nn, sizes = peer("torch").nn, {"d_model": config.width, "nhead": config.heads}
     sizes |= {"dim_feedforward": config.hidden, "dropout": 0.0, "layer_norm_eps": config.epsilon}
     options = sizes | {"batch_first": True, "norm_first": config.wiring == "pre"}
     options["activation"] = config.activation
-    norms = []
-    for _ in range(2):  # its own container has them always, the paper never
-        pre = config.wiring == "pre"
-        norms.append(nn.LayerNorm(config.width, eps=config.epsilon) if pre else None)
+    norms = [None, None]  # its own container has them always, the paper never
+    if config.wiring == "pre":
+        norms = [nn.LayerNorm(config.width, eps=config.epsilon) for _ in norms]
     encoder = nn.TransformerEncoder(
         nn.TransformerEncoderLayer(**options), config.layers, norms[0], enable_nested_tensor=False
     )
     decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(**options), config.layers, norms[1])
     both = {"custom_encoder": encoder, "custom_decoder": decoder}
-    model = nn.Transformer(**options | both).double()
+    return nn.Transformer(**options | both).double()
+
+
+def modules(model, config):
+    """By our paths: their parameter, and the part of its first axis that is ours, transposed."""
     pairs, d = {}, config.width
 
     def add(path, module, *names):
@@ -190,11 +190,7 @@ def torch_s(config, params):
             add(f"{block}.feed_forward.sublayer.down", layer.linear2, "kernel", "bias")
         if stack.norm is not None:
             add(f"{side}.norm", stack.norm, "scale", "bias")
-    flat = tree.flatten(params)
-    with torch.no_grad():
-        for path, (parameter, rows) in pairs.items():
-            parameter[rows] = torch.tensor(flat[path].T)
-    return model, pairs
+    return pairs
 
 
 def waves_by_hand(config, length):
@@ -223,8 +219,11 @@ def waves_by_hand(config, length):
 def test_it_computes_what_pytorch_does(config):
     """Logits and every gradient, with a source that is filled up."""
     torch = peer("torch")
-    params, batch = params_of(config), batch_of(5)
-    model, pairs = torch_s(config, params)
+    params, batch, model = params_of(config), batch_of(5), torch_s(config)
+    pairs, flat = modules(model, config), tree.flatten(params)
+    with torch.no_grad():
+        for path, (parameter, rows) in pairs.items():
+            parameter[rows] = torch.tensor(flat[path].T)
     table = torch.tensor(params["token"]["embedding"], requires_grad=True)
     source, target = (
         math.sqrt(config.width) * table[torch.tensor(batch[name])]

@@ -48,7 +48,7 @@ def params_of(config, seed=0):
 
 def images_of(seed=1, config=CONFIG, batch=3):
     """float32, so that those of a test in float32 are the same."""
-    shape = (batch, *config.image, config.channels)
+    shape = (batch, *config.pixels)
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
@@ -214,7 +214,7 @@ def test_another_resolution_is_that_of_google_s_code():
         moved, new = at_resolution(given_params, config, 21)
         np.testing.assert_allclose(moved["position"]["embedding"][1:], expected, atol=1e-12)
         np.testing.assert_array_equal(moved["position"]["embedding"][0], table[0])
-        assert new.image == (21, 21)
+        assert new == replace(config, image=21) and tuple(new.image) == (21, 21)
 
 
 def test_a_new_head_begins_at_zero_and_takes_the_representation_s_place():
@@ -293,7 +293,8 @@ def test_initial_weights_have_the_published_deviations():
 def test_a_config_comes_back_from_json():
     for config in (CONFIG, MEAN):
         plain = json.loads(json.dumps(described(config)))
-        assert config_of(plain, source="here") == config and hash(config_of(plain, source="here"))
+        assert plain == described(config)  # else no checkpoint keeps it
+        assert config_of(plain, source="here") == config and hash(config)
 
 
 # Bad input

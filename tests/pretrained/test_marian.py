@@ -84,7 +84,7 @@ def test_hugging_face_computes_what_we_do(config, saved):
     batch = BATCH | {"labels": LABELS}
     _, backward = transformer_loss(params, config=config, **batch)
     engines = [backward(np.float32(1))]
-    if config is OPUS:
+    if config.layers == 1 and config.activation == "relu":
         twin, _ = functional(Transformer.abstract(config), Transformer.loss)
         engines.append(jax.jit(jax.grad(twin))(params, **batch))
     found = {path: parameter.grad.numpy() for path, parameter in modules(theirs)}

@@ -41,7 +41,7 @@ def params_of(config):
 
 
 def images_of(config):
-    shape = (3, *config.image, config.channels)
+    shape = (3, *config.pixels)
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
 
 

@@ -19,7 +19,16 @@ from reference.tokenizers.bert_words import normalize, words_of
 from reference.tokenizers.wordpiece import SPECIAL, WordPiece
 from reference.tokenizers.wordpiece_training import LEARNERS, alphabet_of
 from tests.peers import peer
-from tests.tokenizers.texts import CHARACTERS, NUMBERS, PROSE, SAMPLES, TIMES, drawn_texts, shared
+from tests.tokenizers.texts import (
+    CHARACTERS,
+    NUMBERS,
+    PROSE,
+    SAMPLES,
+    TIMES,
+    drawn_texts,
+    ordered_differently,
+    shared,
+)
 
 PIECES = ["un", "##aff", "##able", "a", "##a", "e", "##e", "cafe", ",", "中", "ᄒ", "##ᅡ", "##ᆫ"]
 SMALL = WordPiece((*SPECIAL, *PIECES))
@@ -59,7 +68,7 @@ def disagreeing():
     tokenizers = peer("tokenizers")
     normalizer = tokenizers.normalizers.BertNormalizer()
     cut = tokenizers.pre_tokenizers.BertPreTokenizer()
-    different = set()
+    different = set(ordered_differently())
     for character in CHARACTERS:
         ours = "".join(letter for letter, _ in normalize(f"a{character}b"))
         theirs = normalizer.normalize_str(f"a{character}b")
@@ -330,7 +339,14 @@ def test_ids_and_offsets_equal_hugging_faces(number):
     for text, encoding in zip(texts, theirs.encode_batch(texts), strict=True):
         text_ids, offsets = ours.encode_with_offsets(text, allowed_special="all")
         assert text_ids == encoding.ids, text
-        assert offsets == encoding.offsets, text
+        if not is_reordered(text):  # where marks change places, the library keeps the offsets
+            assert offsets == encoding.offsets, text
+
+
+def is_reordered(text):
+    """Whether the canonical order of marks is not the text's own."""
+    one_by_one = "".join(unicodedata.normalize("NFD", character) for character in text)
+    return unicodedata.normalize("NFD", text) != one_by_one
 
 
 @pytest.mark.parametrize("rules", [(False, None, True), (True, False, True), (False, True, False)])

@@ -120,4 +120,19 @@ def disagreeing():
     normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     ours = [unicodedata.normalize("NFC", c).lower() for c in CHARACTERS]
     theirs = [normalizer.normalize_str(c) for c in CHARACTERS]
-    return different | {c for c, a, b in zip(CHARACTERS, ours, theirs, strict=True) if a != b}
+    different |= {c for c, a, b in zip(CHARACTERS, ours, theirs, strict=True) if a != b}
+    return different | ordered_differently()
+
+
+@cache
+def ordered_differently():
+    """The marks that the two put in another order beside one of class 1, or of class 230."""
+    decomposed = peer("tokenizers").normalizers.NFD().normalize_str
+    return {
+        mark
+        for mark in CHARACTERS
+        if unicodedata.category(mark).startswith("M")
+        for other in "\u0334\u0301"
+        for text in (f"a{mark}{other}", f"a{other}{mark}")
+        if decomposed(text) != unicodedata.normalize("NFD", text)
+    }

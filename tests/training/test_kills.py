@@ -203,7 +203,7 @@ def test_a_run_killed_three_times_is_the_unbroken_one(engine, start, unbroken, t
     what is later than the checkpoint.
     """
     rng = np.random.default_rng(ENGINES.index(engine))
-    folder, steps = tmp_path / "run", rng.integers([40, 150], [120, 240])
+    folder, steps = tmp_path / "run", rng.integers([40, 130], [100, 200])
     for moment in (begun(folder), logged(folder, steps[0]), writing(folder, steps[1])):
         assert killed(start(engine, "float64", folder), moment)
         check_loadable(folder)
