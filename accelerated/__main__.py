@@ -43,7 +43,7 @@ def encoder(tokenizer):
     """What encodes: tiktoken in place of the reference's BPE, where that is just as GPT-2's."""
     others = [f for f in fields(BPE) if f.init and f.name not in ("merges", "special_tokens")]
     if isinstance(tokenizer, BPE) and all(getattr(tokenizer, f.name) == f.default for f in others):
-        tokenizer = bpe.BPE(tokenizer.merges, tokenizer.special_tokens)
+        tokenizer = bpe.BPE.of(tokenizer)
     return tokenizer.encode
 
 

@@ -26,13 +26,14 @@ A reading order
     layers/position, rotary, relative_position, grid_position: where a token stands
     layers/feed_forward, dropout, residual, block: what makes it a Transformer
     layers/loss, regression, contrastive, distillation: one number to descend
-    models/gpt: a whole language model and its gradient, on two pages
+    models/gpt: a whole language model and its gradient;  llama, transformer, bert, vit, clip
     layers/convolution: the way in for images;  layers/lora: learning a little more
     random: where every number that is drawn comes from
     training/schedule, optimizer, loop: how it learns;  layers/recompute: in how much memory
     training/run, checkpoint, run_folder: how a run is stopped, killed and gone on with
-    tokenizers/characters, bpe;  data/text, tokens, batches, packing, duplicates: from what
-    inference/sampling, decoding: how it writes
+    tokenizers/characters, bpe, wordpiece, unigram;  data/text, tokens, batches, packing: from what
+    inference/sampling, cache, decoding, beam, speculative: how it writes
+    pretrained: weights that others trained
 """
 
 from reference.layers.activation import (
@@ -109,19 +110,41 @@ from reference.layers.residual import (
 )
 from reference.layers.rotary import rotary_halves, rotary_pairs
 from reference.layers.softmax import log_softmax, softmax, softmax_with_sink
+from reference.models.bert import BertConfig, bert, bert_logits, bert_loss
+from reference.models.bert_heads import bert_pooler
+from reference.models.clip import ClipConfig, clip, clip_image, clip_text
 from reference.models.gpt import GPTConfig, gpt, gpt_loss
 from reference.models.llama import LlamaConfig, llama, llama_loss
+from reference.models.transformer import (
+    TransformerConfig,
+    transformer,
+    transformer_decode,
+    transformer_encode,
+    transformer_loss,
+)
+from reference.models.vit import ViTConfig, vit, vit_features, vit_loss
 
 __all__ = [
+    "BertConfig",
+    "ClipConfig",
     "GPTConfig",
     "LlamaConfig",
+    "TransformerConfig",
+    "ViTConfig",
     "alibi",
     "assemble",
     "attention",
+    "bert",
+    "bert_logits",
+    "bert_loss",
+    "bert_pooler",
     "binary_cross_entropy",
     "both",
     "causal",
+    "clip",
+    "clip_image",
     "clip_loss",
+    "clip_text",
     "conv2d",
     "cross_attention",
     "cross_entropy",
@@ -196,8 +219,15 @@ __all__ = [
     "swiglu",
     "t5_bias",
     "tanh",
+    "transformer",
     "transformer_block",
+    "transformer_decode",
+    "transformer_encode",
+    "transformer_loss",
     "transformer_xl_attention",
     "unembed",
+    "vit",
+    "vit_features",
+    "vit_loss",
     "z_loss",
 ]

@@ -1,5 +1,6 @@
 """Byte-level BPE on tiktoken, OpenAI's compiled encoder."""
 
+from dataclasses import fields
 from functools import cached_property
 
 import regex
@@ -13,13 +14,20 @@ LONG_BLANK = regex.compile(r"((?<!\s)\s{10000,}(?!\S))")
 
 
 class BPE(reference.BPE):
-    """The reference's tokenizer, encoding in Rust; `BPE(other.merges, other.special_tokens)`.
+    """The reference's tokenizer, encoding in Rust; `BPE.of(tokenizer)`.
 
     Equals `reference.tokenizers.BPE` wherever the libraries `regex` and tiktoken put a character in
     the same of the classes letter, number, blank and other. They follow different versions of
     Unicode: regex 2026.11 and tiktoken 0.14 disagree on 17,480 code points, nearly all of them
-    beyond U+FFFF. Training, files, errors and decoding are the reference's own.
+    beyond U+FFFF. Training, files, errors and decoding are the reference's own; so is encoding with
+    another pattern or vocabulary than GPT-2's form has, which tiktoken may read otherwise.
     """
+
+    @classmethod
+    def of(cls, tokenizer):
+        """The twin of a reference's tokenizer."""
+        made = {f.name: getattr(tokenizer, f.name) for f in fields(tokenizer) if f.init}
+        return cls(**made)
 
     @cached_property
     def _encoding(self):
@@ -33,6 +41,8 @@ class BPE(reference.BPE):
         )
 
     def _encode_ordinary(self, text):
+        if (self.pattern, self.vocabulary) != (reference.PATTERN.pattern, None):
+            return super()._encode_ordinary(text)
         ids = []
         for piece in LONG_BLANK.split(text):
             ids += self._encoding.encode_ordinary(piece)

@@ -13,7 +13,13 @@ from accelerated.models import twin_of
 from accelerated.training.compilation import PLAIN, check_device, check_model, pack, unpack
 from accelerated.training.optimizer import optimizer
 from accelerated.training.scaling import chosen, initial_scaling, next_scaling
-from reference.training.loop import IGNORE, checked, counted, mean_loss
+from reference.training.loop import (
+    IGNORE,
+    check_accumulation,
+    checked,
+    counted,
+    mean_loss,
+)
 from reference.training.state import initial_state, keys_of, over_trees, updates, weights
 
 
@@ -27,6 +33,7 @@ def train(config, training, data, *, state=None, compilation=PLAIN):
     keys = keys_of(training.seed)
     check_device(compilation)
     check_model(compilation, config)
+    check_accumulation(config, training.accumulation)
     state = initial_state(config, training) if state is None else state
     step, on_device = state.step, jax.device_put(packed(state, compilation))
     stream = checked(config, map(data.batch, range(step, training.steps)))

@@ -112,7 +112,7 @@ class Arrays:
     Each row comes once an epoch, in the order of the first key.
 
     arrays: a dict of (N, …), in memory or memory-mapped; of the latter, only a batch's rows are
-    read.  `labels` names those that become int32, and `ignore` where the last batch is filled up
+    read.  Without labels the last rows, too few for a batch, are left out.  `labels` names those that become int32, and `ignore` where the last batch is filled up
     (NaN where they are floats); the others keep their dtype, and are 0 there.
     Raises InputError for unequal numbers of rows or none, DtypeError for what is no number.
     """
@@ -133,6 +133,8 @@ class Arrays:
         self._arrays, self._rows, self._key = dict(arrays), batch, key
         self._ignore, self._labels = ignore, labels
         self._examples = len(next(iter(arrays.values())))
+        if not set(arrays) & set(labels):  # no row can be made that counts nothing
+            self._examples -= self._examples % batch
         self.each_epoch = -(-self._examples // batch)
         self._drawn = lru_cache(maxsize=1)(self._draw)
 

@@ -20,6 +20,7 @@ class Model(NamedTuple):
     initial_params: Callable  # (config, *, key, initialization, dtype) -> params
     parameter_shapes: Callable  # (config) -> {path: shape}
     check_batch: Callable  # (config, **batch) raises InputError or DtypeError
+    in_parts: bool = True  # whether the loss of a batch is the mean of those of its parts
 
 
 MODELS = {
@@ -36,6 +37,7 @@ MODELS = {
         clip.initial_params,
         clip.parameter_shapes,
         clip.check_batch,
+        in_parts=False,  # each image is told from all texts of the batch
     ),
     "gpt": Model(
         gpt.GPTConfig, gpt.gpt_loss, gpt.initial_params, gpt.parameter_shapes, gpt.check_batch

@@ -23,6 +23,7 @@ def train(config, training, data, *, state=None):
     clipped.  Step i's dropout key is fold_in(the run's dropout key, i), i from 0.
     Raises InputError or DtypeError for a batch that the model cannot be trained on.
     """
+    check_accumulation(config, training.accumulation)
     keys = keys_of(training.seed)
     state = initial_state(config, training) if state is None else state
     while state.step < training.steps:
@@ -151,6 +152,15 @@ def checked(config, stream):
     for batch in stream:
         check_batch(config, batch)
         yield batch
+
+
+def check_accumulation(config, accumulation):
+    """Raise InputError for parts of a batch whose loss is not the batch's."""
+    if accumulation > 1 and not model_of(config).in_parts:
+        raise InputError(
+            f"accumulation is {accumulation}, but the loss compares all rows of a batch with each "
+            "other, and that of parts is another; give 1"
+        )
 
 
 def check_batch(config, batch):
