@@ -1,5 +1,6 @@
 """Training: one compiled step, over and over, for every model."""
 
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 
@@ -39,7 +40,8 @@ def train(config, training, data, *, state=None, compilation=PLAIN):
     stream = checked(config, map(data.batch, range(step, training.steps)))
     feed = calls(stream, compilation.steps_per_call)
     following = next(feed, None)
-    static = {"config": config, "training": training, "compilation": compilation}
+    # No step knows the seed, and another seed is no reason to compile anew.
+    static = {"config": config, "training": replace(training, seed=0), "compilation": compilation}
     while following is not None:
         on_device, figures = train_call(on_device, following, keys.dropout, **static)
         step += len(next(iter(following.values())))

@@ -53,9 +53,12 @@ class Windows:
         check_at_least(1, length=length, batch=batch)
         if separator is not None:
             check_at_least(0, separator=separator)
-        if tokens.ndim != 1 or len(tokens) < 2:
+        if tokens.ndim != 1:
+            raise InputError(f"tokens has shape {tokens.shape}; give one long text, (n,)")
+        if len(tokens) < 2:
             raise InputError(
-                f"tokens has shape {tokens.shape}; give one long text, (n,), of 2 at least"
+                f"the text has {len(tokens)} tokens, too few for a batch, or to be evaluated on; "
+                "give 2 at least"
             )
         self._tokens, self._length, self._rows, self._key = tokens, length, batch, key
         self._separator = separator
@@ -112,8 +115,9 @@ class Arrays:
     Each row comes once an epoch, in the order of the first key.
 
     arrays: a dict of (N, …), in memory or memory-mapped; of the latter, only a batch's rows are
-    read.  Without labels the last rows, too few for a batch, are left out.  `labels` names those that become int32, and `ignore` where the last batch is filled up
-    (NaN where they are floats); the others keep their dtype, and are 0 there.
+    read.  Without labels the last rows, too few for a batch, are left out.  `labels` names those
+    that become int32, and `ignore` where the last batch is filled up (NaN where they are floats);
+    the others keep their dtype, and are 0 there.
     Raises InputError for unequal numbers of rows or none, DtypeError for what is no number.
     """
 

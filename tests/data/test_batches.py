@@ -619,3 +619,12 @@ def test_digits_and_their_labels_stay_together():
         for image, label in zip(each["images"], each["labels"], strict=True):
             assert label == IGNORE or (int(image.sum()), int(label)) in sums
     assert (data.batch(data.each_epoch - 1)["labels"] == IGNORE).sum() == 157 * 64 - 10_000
+
+
+def test_rows_without_labels_that_are_too_few_for_a_batch_are_left_out():
+    """No row can be made that counts nothing.  Turns red if the last batch is filled up."""
+    data = Arrays({"images": np.arange(11.0)}, batch=4, key=KEY)
+    assert data.each_epoch == 2
+    for batches in ([data.batch(0), data.batch(1)], list(data.in_order())):
+        values = np.concatenate([batch["images"] for batch in batches])
+        assert len(set(values)) == len(values) == 8

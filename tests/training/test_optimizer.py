@@ -13,7 +13,7 @@ import accelerated.training.schedule as theirs
 import reference.training.optimizer as reference
 from reference import tree
 from reference.errors import InputError
-from reference.training.loop import TrainingConfig, learning_rate
+from reference.training.config import TrainingConfig, rate
 from reference.training.optimizer import (
     adam,
     adamw,
@@ -160,7 +160,7 @@ def test_adamw_equals_optax_step_by_step():
             mean,
             square,
             step=step,
-            learning_rate=learning_rate(step, SETTINGS),
+            learning_rate=rate(SETTINGS)(step),
             weight_decay=SETTINGS.weight_decay,
             factor=clip_factor(global_norm(g), limit=SETTINGS.clip),
         )

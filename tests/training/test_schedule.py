@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import accelerated.training.schedule as accelerated
 import reference.training.schedule as reference
 from reference.errors import InputError
-from reference.training.loop import TrainingConfig, learning_rate
+from reference.training.config import TrainingConfig, rate
 from reference.training.schedule import (
     constant,
     inverse_square_root,
@@ -203,7 +203,7 @@ def test_hugging_face_s_stable_schedule_also_begins_at_the_final_rate(shape):
 def test_the_rates_of_a_run_are_those_of_its_twin(warmup):
     """Turns red if steps are counted from 0."""
     settings = TrainingConfig(steps=20, warmup=warmup, learning_rate=0.3)
-    ours = [learning_rate(step, settings) for step in range(1, 25)]
+    ours = [rate(settings)(step) for step in range(1, 25)]
     theirs = optax.warmup_cosine_decay_schedule(0, 0.3, warmup, 20, settings.final_learning_rate)
     np.testing.assert_allclose(ours, [theirs(s) for s in range(1, 25)], rtol=1e-6)
     assert max(ours) == 0.3 if warmup else max(ours) < 0.3
