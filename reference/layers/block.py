@@ -81,7 +81,7 @@ def decoder_block(
 
     Backward: that of each in turn, from the last to the first.
     """
-    keys = (None,) * 5 if key is None else random.split(key, 5)
+    keys = (None,) * 5 if key is None else random.split(key, 5)  # of None, more would do no harm
     attend = partial(attention, rate=rate, key=keys[0])
     cross_attend = partial(cross_attention, rate=rate, key=keys[2])
     h, attention_backward = wiring(

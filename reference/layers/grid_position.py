@@ -78,6 +78,7 @@ def grid_waves(height, width, extra, features, spacing, dtype):
     row = waves(0, height, features // 2, spacing, False, dtype)
     column = waves(0, width, features // 2, spacing, False, dtype)
     table = np.zeros((extra + height * width, features), dtype)
+    # Side by side: the last axis, -1, is 1 here.
     table[extra:] = np.concatenate([np.tile(column, (height, 1)), np.repeat(row, width, 0)], -1)
     table.flags.writeable = False
     return table
