@@ -32,7 +32,7 @@ from reference.models.bert_heads import (
     head_shapes,
     share_of,
 )
-from reference.models.gpt import INITIALIZATIONS, check_tokens
+from reference.models.gpt import check_initialization, check_tokens
 
 __all__ = ["bert", "bert_logits", "bert_loss"]
 
@@ -245,10 +245,7 @@ def initial_params(config, *, key, initialization="paper", dtype=np.float32):
     Raises InputError for another initialization.
     Source: google-research/bert, modeling.py (create_initializer).
     """
-    if initialization not in INITIALIZATIONS:
-        raise InputError(
-            f"initialization is {initialization!r}; give one of {', '.join(INITIALIZATIONS)}"
-        )
+    check_initialization(initialization)
     shapes = parameter_shapes(config)
     drawn = [path for path in shapes if path.endswith(("kernel", "embedding"))]
     keys = dict(zip(drawn, random.split(key, len(drawn)), strict=True))

@@ -9,11 +9,10 @@ import numpy as np
 from reference import random, tree
 from reference.errors import InputError
 from reference.layers.embedding import check_ids, check_integers
-from reference.models.gpt import check_tokens
+from reference.models.gpt import check_initialization, check_tokens
 from reference.models.tower import (
     block_shapes,
     check_images,
-    check_initialization,
     check_sizes,
     check_tower,
     training_flops,

@@ -142,10 +142,7 @@ def initial_params(config, *, key, initialization="paper", dtype=np.float32):
     Source: Radford et al. 2019, sec. 2.3; openai/gpt-2, src/model.py.  "scaled" as Glorot & Bengio
     2010, eq. 12, with the factor that is theirs.
     """
-    if initialization not in INITIALIZATIONS:
-        raise InputError(
-            f"initialization is {initialization!r}; give one of {', '.join(INITIALIZATIONS)}"
-        )
+    check_initialization(initialization)
     shapes, layers = parameter_shapes(config), config.layers
     kernel_std = 0.02 * (768 / config.width) ** 0.5 if initialization == "scaled" else 0.02
     residual_std = 0.02 if initialization == "released" else kernel_std / (2 * layers) ** 0.5
@@ -207,6 +204,14 @@ def flops_per_token(config, length):
     """
     weights = parameter_count(config) - config.context * config.width
     return 6 * weights + 12 * config.layers * config.width * length
+
+
+def check_initialization(initialization):
+    """Raise InputError for one that no model has."""
+    if initialization not in INITIALIZATIONS:
+        raise InputError(
+            f"initialization is {initialization!r}; give one of {', '.join(INITIALIZATIONS)}"
+        )
 
 
 def check_tokens(tokens, config, *, name="tokens", values=True):

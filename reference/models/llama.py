@@ -31,8 +31,8 @@ from reference.layers.rotary import (
     rotary_frequencies,
     rotary_halves,
 )
-from reference.models.gpt import INITIALIZATIONS, check_documents, check_tokens
 from reference.models.gpt import check_batch as check_batch  # handed on: of any decoder
+from reference.models.gpt import check_documents, check_initialization, check_tokens
 
 __all__ = ["llama", "llama_loss"]
 
@@ -216,10 +216,7 @@ def initial_params(config, *, key, initialization="paper", dtype=np.float32):
     in the order of `parameter_shapes`.
     Raises InputError for another initialization.
     """
-    if initialization not in INITIALIZATIONS:
-        raise InputError(
-            f"initialization is {initialization!r}; give one of {', '.join(INITIALIZATIONS)}"
-        )
+    check_initialization(initialization)
     shapes = parameter_shapes(config)
     drawn = [path for path in shapes if not path.endswith("scale")]
     keys = dict(zip(drawn, random.split(key, len(drawn)), strict=True))

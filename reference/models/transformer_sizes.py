@@ -12,7 +12,7 @@ from reference.layers.dropout import check_rate
 from reference.layers.embedding import check_ids
 from reference.layers.loss import check_smoothing
 from reference.layers.position import check_waves
-from reference.models.gpt import INITIALIZATIONS, check_tokens
+from reference.models.gpt import check_initialization, check_tokens
 
 __all__ = []
 
@@ -103,10 +103,7 @@ def initial_params(config, *, key, initialization="paper", dtype=np.float32):
     Source: tensor2tensor, models/transformer.py and layers/modalities.py; Glorot & Bengio 2010,
     eq. 16.
     """
-    if initialization not in INITIALIZATIONS:
-        raise InputError(
-            f"initialization is {initialization!r}; give one of {', '.join(INITIALIZATIONS)}"
-        )
+    check_initialization(initialization)
     shapes = parameter_shapes(config)
     drawn = [path for path in shapes if path.endswith(("kernel", "embedding"))]
     keys = dict(zip(drawn, random.split(key, len(drawn)), strict=True))

@@ -11,10 +11,10 @@ from reference.errors import InputError
 from reference.layers.convolution import pair
 from reference.layers.dropout import check_rate
 from reference.layers.embedding import check_ids
+from reference.models.gpt import check_initialization
 from reference.models.tower import (
     block_shapes,
     check_images,
-    check_initialization,
     check_sizes,
     check_tower,
     linear_shapes,
