@@ -114,6 +114,7 @@ from reference.models.bert import BertConfig, bert, bert_logits, bert_loss
 from reference.models.bert_heads import bert_pooler
 from reference.models.clip import ClipConfig, clip, clip_image, clip_text
 from reference.models.gpt import GPTConfig, gpt, gpt_loss
+from reference.models.gpt1 import GPT1Config, gpt1, gpt1_classification_loss, gpt1_loss
 from reference.models.llama import LlamaConfig, llama, llama_loss
 from reference.models.transformer import (
     TransformerConfig,
@@ -127,6 +128,7 @@ from reference.models.vit import ViTConfig, vit, vit_features, vit_loss
 __all__ = [
     "BertConfig",
     "ClipConfig",
+    "GPT1Config",
     "GPTConfig",
     "LlamaConfig",
     "TransformerConfig",
@@ -163,6 +165,9 @@ __all__ = [
     "gelu",
     "gelu_tanh",
     "gpt",
+    "gpt1",
+    "gpt1_classification_loss",
+    "gpt1_loss",
     "gpt_loss",
     "huber",
     "l2_norm",

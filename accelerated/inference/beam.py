@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from accelerated import functional
-from accelerated.inference.cache import decode, make_cache
+from accelerated.inference.cache import after, before, decode, make_cache
 from accelerated.layers.attention import attention, split
-from accelerated.layers.residual import PreNorm
 from accelerated.models import twin_of
 from accelerated.models.transformer import POSITIONS, Transformer
 from reference.inference.beam import (
@@ -197,16 +196,6 @@ def decode_translation(model, cache, memory_cache, *, last, place, source_kept):
         x = block.feed_forward(c)
     y = x if model.decoder.norm is None else model.decoder.norm(x)
     return model.score(y)[:, 0], cache
-
-
-def before(part, x):
-    """What the sub-layer of a `PreNorm` or a `PostNorm` reads."""
-    return part.norm(x) if isinstance(part, PreNorm) else x
-
-
-def after(part, x, change):
-    """And what comes of it."""
-    return x + change if isinstance(part, PreNorm) else part.norm(x + change)
 
 
 def on_host(found, start, steps, pad):

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 
 from accelerated.layers.attention import attention, repeat, split
 from accelerated.layers.embedding import known
+from accelerated.layers.residual import PreNorm
 from accelerated.layers.rotary import rotary_halves
 from reference.inference.cache import cache_shape, check_cache
 from reference.layers.mask import causal, sliding_window
-from reference.models.gpt import check_tokens
+from reference.models.gpt import GPTConfig, check_tokens, masks_of
 from reference.models.llama import LlamaConfig, frequencies_of
 
 
@@ -29,23 +30,38 @@ def decode(model, cache, *, tokens, start):
     t = starts[:, None] + jnp.arange(length)
     if isinstance(config, LlamaConfig):
         x, rotary = model.token(ids=tokens), rotary_of(config, t)
-        seen = causal if config.window is None else sliding_window(config.window)
+        seen = [causal if config.window is None else sliding_window(config.window)]
     else:
         places = jnp.minimum(t, config.context - 1)  # past the end it is NaN anyway
-        x, rotary, seen = model.position(model.token(ids=tokens), places=places), None, causal
-    mask = seen(t[:, None, :, None], jnp.arange(cache.shape[-2]))
+        x, rotary = model.position(model.token(ids=tokens), places=places), None
+        seen = masks_of(config) if isinstance(config, GPTConfig) else [causal]
+    masks = [one(t[:, None, :, None], jnp.arange(cache.shape[-2])) for one in seen]
     for layer, block in enumerate(model.blocks):
-        part, read = block.attention.sublayer, block.attention.norm(x)
+        part, read, mask = (
+            block.attention.sublayer,
+            before(block.attention, x),
+            masks[layer % len(masks)],
+        )
         q, k, v = project(part, read, rotary)
         cache = cache.at[layer].set(written(cache[layer], jnp.stack((k, v)), starts))
         keys, values = (repeat(a, part.heads // part.groups) for a in cache[layer])
-        h = x + part.out(part.merge(attention(q, keys, values, mask=mask)))
-        x = block.feed_forward(h)
-    normed = model.norm(x)
+        change = part.out(part.merge(attention(q, keys, values, mask=mask)))
+        x = block.feed_forward(after(block.attention, x, change))
+    normed = model.norm(x) if hasattr(model, "norm") else x
     tied = getattr(config, "tied", True)
     logits = model.token.unembed(normed) if tied else model.output(normed)
     inside = t[:, -1, None, None] < cache.shape[-2]
     return jnp.where(inside, logits[..., : config.vocabulary], jnp.nan), cache
+
+
+def before(part, x):
+    """What the sub-layer of a `PreNorm` or a `PostNorm` reads."""
+    return part.norm(x) if isinstance(part, PreNorm) else x
+
+
+def after(part, x, change):
+    """And what comes of it."""
+    return x + change if isinstance(part, PreNorm) else part.norm(x + change)
 
 
 def project(part, x, rotary):

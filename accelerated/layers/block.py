@@ -62,35 +62,62 @@ def stack_of(layers, make, *, rngs):
     return nnx.split_rngs(splits=layers)(nnx.vmap(make))(rngs)
 
 
-def through(blocks, x, *, layers, key=None, unroll=None, recompute=None, **options):
+def through(blocks, x, *, layers, key=None, unroll=None, recompute=None, turns=({},), **options):
     """x through L blocks, one after another; block l's key is fold_in(key, l).
 
     blocks: an nnx.List;  or with `unroll`, a `stack_of` them: then they are one compiled loop with
     that many blocks a turn, which takes the same time to compile for any L.
     recompute: what the backward may find kept, a policy of `jax.checkpoint_policies` by its name
     ("nothing_saveable", "dots_saveable", …); the rest it computes again.  None: keep all.
+    turns: options that blocks take in turns, such as two masks.  A loop then has one block of each
+    in a turn, so that what a mask hides of a tile is known while it is compiled.
     """
-    in_loop = unroll is not None
+    in_loop, period = unroll is not None, len(turns)
 
-    def step(params, h, layer, *, apply):
+    def step(params, h, layer, *, apply, turn):
         layer_key = None if key is None else jax.random.fold_in(key, layer)
-        return apply(params, h, key=layer_key, **options)
+        return apply(params, h, key=layer_key, **options, **turn)
 
-    def compiled(block):
+    def compiled(block, turn):
         apply, params = functional(block)
-        one = partial(step, apply=apply)
+        one = partial(step, apply=apply, turn=turn)
         if recompute is not None:
             policy = getattr(jax.checkpoint_policies, recompute)
             one = jax.checkpoint(one, policy=policy, prevent_cse=not in_loop)
         return one, params
 
-    if in_loop:
-        one, stacked = compiled(blocks)
+    if in_loop and period == 1:
+        one, stacked = compiled(blocks, turns[0])
         each = (stacked, jnp.arange(layers))
         y, _ = jax.lax.scan(lambda h, at: (one(at[0], h, at[1]), None), x, each, unroll=unroll)
         return y
+    if in_loop:
+        return in_turns(blocks, x, [partial(compiled, turn=turn) for turn in turns], layers, unroll)
     y = x
     for layer, block in enumerate(blocks):
-        one, params = compiled(block)
+        one, params = compiled(block, turns[layer % period])
         y = one(params, y, layer)
+    return y
+
+
+def in_turns(blocks, x, compiled, layers, unroll):
+    """x through a `stack_of` L blocks that are compiled in several ways, in turns: one of each kind
+    in each turn of a loop, and those that are left after it.
+    """
+    period, rounds = len(compiled), layers // len(compiled)
+    kinds, stacks = zip(*(each(blocks) for each in compiled), strict=True)
+    first = period * rounds
+    in_rounds = jax.tree.map(lambda a: a[:first].reshape(rounds, period, *a.shape[1:]), stacks[0])
+
+    def one_round(h, at):
+        params, layer = at
+        for i, one in enumerate(kinds):
+            h = one(jax.tree.map(lambda a, i=i: a[i], params), h, layer + i)
+        return h, None
+
+    each = (in_rounds, jnp.arange(0, first, period))
+    y, _ = jax.lax.scan(one_round, x, each, unroll=max(unroll // period, 1))
+    for i in range(layers - first):
+        last = jax.tree.map(lambda a, layer=first + i: a[layer], stacks[0])
+        y = kinds[i](last, y, first + i)
     return y

@@ -3,6 +3,7 @@
 from accelerated.models.bert import Bert
 from accelerated.models.clip import Clip
 from accelerated.models.gpt import GPT
+from accelerated.models.gpt1 import GPT1
 from accelerated.models.llama import Llama
 from accelerated.models.transformer import Transformer
 from accelerated.models.vit import ViT
@@ -12,6 +13,7 @@ TWINS = {
     "bert": Bert,
     "clip": Clip,
     "gpt": GPT,
+    "gpt1": GPT1,
     "llama": Llama,
     "transformer": Transformer,
     "vit": ViT,

@@ -15,9 +15,8 @@ from accelerated.layers.loss import cross_entropy
 from accelerated.layers.normalization import LayerNorm
 from accelerated.layers.position import LearnedPosition
 from accelerated.layers.residual import PreNorm
-from reference.layers.mask import both, causal, places
-from reference.layers.mask import documents as mask_of_documents
-from reference.models.gpt import check_documents, check_tokens
+from reference.layers.mask import places
+from reference.models.gpt import check_documents, check_tokens, masks_of
 
 __all__ = ["GPT"]
 
@@ -32,7 +31,8 @@ class GPT(nnx.Module):
 
     def __init__(self, config, *, rngs, attention=None, unroll=None, recompute=None):
         def block(rngs):
-            options = {"heads": config.heads, "implementation": attention, "rngs": rngs}
+            options = {"heads": config.heads, "head_width": config.head_width}
+            options |= {"implementation": attention, "rngs": rngs}
             return TransformerBlock(
                 attention=MultiHeadAttention(config.width, **options),
                 feed_forward=FeedForward(config.width, hidden=4 * config.width, rngs=rngs),
@@ -53,12 +53,12 @@ class GPT(nnx.Module):
         check_documents(documents, tokens)
         rate = self.config.dropout
         embedding_key = None if key is None else jax.random.fold_in(key, self.config.layers)
-        mask = causal if documents is None else both(causal, mask_of_documents(documents))
         own_places = None if documents is None else places(jnp.asarray(documents))
         placed = self.position(self.token(ids=tokens), places=own_places)
         x = dropout(placed, rate=rate, key=embedding_key)
-        options = {"mask": mask, "rate": rate, "key": key} | self.compiled
-        y = through(self.blocks, x, layers=self.config.layers, **options)
+        options = {"rate": rate, "key": key} | self.compiled
+        turns = [{"mask": mask} for mask in masks_of(self.config, documents)]
+        y = through(self.blocks, x, layers=self.config.layers, turns=turns, **options)
         return self.token.unembed(self.norm(y))[..., : self.config.vocabulary]
 
     def loss(self, *, tokens, labels, ignore=-100, **options):

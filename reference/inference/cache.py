@@ -15,10 +15,10 @@ from reference.layers.linear import linear
 from reference.layers.mask import causal, moved, sliding_window
 from reference.layers.normalization import layer_norm, rms_norm
 from reference.layers.position import learned_position
-from reference.layers.residual import pre_norm
+from reference.layers.residual import post_norm, pre_norm
 from reference.layers.rotary import rotary_halves
 from reference.models import name_of
-from reference.models.gpt import check_tokens
+from reference.models.gpt import check_tokens, masks_of
 from reference.models.llama import frequencies_of
 
 
@@ -41,15 +41,31 @@ def decode(params, cache, *, tokens, start, config):
 
 
 def decode_gpt(params, cache, tokens, start, config):
-    """`decode` of `gpt`."""
+    """`decode` of `gpt`, with its bands: what they have left behind stays in the cache, unseen."""
+    masks = masks_of(config)
     embedded, _ = embed(params["token"], ids=tokens)
     x, _ = learned_position(params["position"], embedded, offset=start)
-    for block, block_cache in zip(params["blocks"], cache, strict=True):
-        attend = partial(cached_attention, cache=block_cache, start=start, mask=causal)
+    for layer, (block, block_cache) in enumerate(zip(params["blocks"], cache, strict=True)):
+        mask = masks[layer % len(masks)]
+        attend = partial(cached_attention, cache=block_cache, start=start, mask=mask)
         h, _ = pre_norm(block["attention"], x, sublayer=attend)
         x, _ = pre_norm(block["feed_forward"], h, sublayer=feed_forward)
     normed, _ = layer_norm(params["norm"], x)
     return unembed(params["token"], normed)[0]
+
+
+def decode_gpt1(params, cache, tokens, start, config):
+    """`decode` of `gpt1`.  With shared embeddings too, only tokens are scored: positions, which its
+    own logits also have, are no part of a text.  A softmax over what is left gives each token the
+    chance that it has if the next one is a token.
+    """
+    embedded, _ = embed(params["token"], ids=tokens)
+    x, _ = learned_position(params["position"], embedded, offset=start)
+    for block, block_cache in zip(params["blocks"], cache, strict=True):
+        attend = partial(cached_attention, cache=block_cache, start=start, mask=causal)
+        h, _ = post_norm(block["attention"], x, sublayer=attend)
+        x, _ = post_norm(block["feed_forward"], h, sublayer=feed_forward)
+    return unembed(params["token"], x)[0]
 
 
 def decode_llama(params, cache, tokens, start, config):
@@ -78,7 +94,7 @@ def decode_llama(params, cache, tokens, start, config):
     return linear(params["output"], normed)[0]
 
 
-DECODERS = {"gpt": decode_gpt, "llama": decode_llama}
+DECODERS = {"gpt": decode_gpt, "gpt1": decode_gpt1, "llama": decode_llama}
 
 
 def cached_attention(params, x, *, cache, start, mask, heads=None, rotary=None):
@@ -118,7 +134,7 @@ def cache_shape(config, batch, length):
             f"and a length from 1 to the model's context, {config.context}"
         )
     groups = getattr(config, "groups", config.heads)
-    width = getattr(config, "head_width", config.width // config.heads)
+    width = getattr(config, "head_width", None) or config.width // config.heads
     return config.layers, 2, batch, groups, length, width
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from typing import NamedTuple
 
 from reference.errors import CheckpointError, InputError
-from reference.models import bert, clip, gpt, llama, transformer, vit
+from reference.models import bert, clip, gpt, gpt1, llama, transformer, vit
 
 
 class Model(NamedTuple):
@@ -20,7 +20,8 @@ class Model(NamedTuple):
     initial_params: Callable  # (config, *, key, initialization, dtype) -> params
     parameter_shapes: Callable  # (config) -> {path: shape}
     check_batch: Callable  # (config, **batch) raises InputError or DtypeError
-    in_parts: bool = True  # whether the loss of a batch is the mean of those of its parts
+    in_parts: Callable = lambda config: True  # is a batch's loss the mean of those of its parts?
+    later: tuple[str, ...] = ()  # fields of the config whose default is what was before they were
 
 
 MODELS = {
@@ -30,6 +31,7 @@ MODELS = {
         bert.initial_params,
         bert.parameter_shapes,
         bert.check_batch,
+        in_parts=lambda config: config.head != "pretraining",  # the sum of two means
     ),
     "clip": Model(
         clip.ClipConfig,
@@ -37,10 +39,22 @@ MODELS = {
         clip.initial_params,
         clip.parameter_shapes,
         clip.check_batch,
-        in_parts=False,  # each image is told from all texts of the batch
+        in_parts=lambda config: False,  # each image is told from all texts of the batch
     ),
     "gpt": Model(
-        gpt.GPTConfig, gpt.gpt_loss, gpt.initial_params, gpt.parameter_shapes, gpt.check_batch
+        gpt.GPTConfig,
+        gpt.gpt_loss,
+        gpt.initial_params,
+        gpt.parameter_shapes,
+        gpt.check_batch,
+        later=("head_width", "band"),
+    ),
+    "gpt1": Model(
+        gpt1.GPT1Config,
+        gpt1.gpt1_loss,
+        gpt1.initial_params,
+        gpt1.parameter_shapes,
+        gpt1.check_batch,
     ),
     "llama": Model(
         llama.LlamaConfig,
@@ -79,8 +93,10 @@ def model_of(config):
 
 
 def described(config):
-    """A config as plain JSON values, with the model's name."""
-    return {"name": name_of(config)} | asdict(config)
+    """A config as plain JSON values, with the model's name, and without `later` defaults."""
+    later, values = model_of(config).later, asdict(config)
+    usual = {f.name for f in fields(config) if f.name in later and values[f.name] == f.default}
+    return {"name": name_of(config)} | {n: v for n, v in values.items() if n not in usual}
 
 
 def config_of(description, *, source):
@@ -93,7 +109,7 @@ def config_of(description, *, source):
         )
     config, sizes = MODELS[name].config, {k: v for k, v in description.items() if k != "name"}
     expected = sorted(["name", *(field.name for field in fields(config))])
-    if names != expected:
+    if not set(expected) - set(MODELS[name].later) <= set(names) <= set(expected):
         raise CheckpointError(
             f"{source} has {names!r:.200} where it must have {expected}: it was written by another "
             "version, or by hand; give another checkpoint"

@@ -113,6 +113,7 @@ PRESETS = {
         tied=True,
     ),
     "mistral_7b": LlamaConfig(32000, 32768, 32, 32, 8, 4096, 14336, window=4096),
+    "llama_micro": LlamaConfig(1024, 128, 4, 4, 2, 128, 344),  # ours, for a processor
 }
 
 

@@ -3,6 +3,11 @@
     config, params = load("gpt2")        what others trained, in NumPy or in JAX
     save("mine", config, params)         what was trained here, for `transformers` to load
 
+To be fine-tuned, a model gets the head that its new task asks for:
+
+    config, params = load("bert", head="sequence_classification", labels=2, key=key)
+    changes("bert", head="sequence_classification", labels=2)      what of it is new
+
 Each family has a file beside this one, which says how its settings and names read; here is what is
 common to all.  Half-precision files are widened to float32.  Tokenizers are read by `tokenizers`.
 """
@@ -17,10 +22,13 @@ import numpy as np
 from reference import tree
 from reference.errors import CheckpointError, InputError
 from reference.models import model_of, name_of
-from reference.pretrained import bert, clip, files, gpt2, llama, marian, vit
-from reference.training.checkpoint import check_fit, read_json
+from reference.pretrained import bert, clip, files, gpt2, gpt_neo, llama, marian, openai_gpt, vit
+from reference.pretrained.fitting import check_copies, check_head, drawn_anew, fitted, gathered
+from reference.pretrained.tokenizer_files import check_no_tokenizer
+from reference.tokenizers.checks import check_tokenizer
+from reference.training.array_files import check_fit, read_json
 
-__all__ = ["load", "save"]
+__all__ = ["Changes", "changes", "load", "save"]
 
 
 class Family(NamedTuple):
@@ -33,106 +41,144 @@ class Family(NamedTuple):
     prefix: str = ""  # of names, which files of the model without its head leave out
     left_out: Pattern | None = None  # names that hold nothing to learn
     tied: dict = {}  # names in some files -> our path of which they are a copy
+    holds: Callable | None = None  # (config) -> whether this form holds such a model; None: all
+    heads: tuple[str, ...] = ()  # to choose from; read_config then takes head and labels, too
+    of_heads: Callable | None = None  # (settings, head) -> {how names of a head begin: if its own}
 
 
 FAMILIES = {  # by config.json's model_type
-    "bert": Family("bert", *bert.FAMILY),
+    "bert": Family("bert", *bert.FAMILY, **bert.HEADS),
     "clip": Family("clip", *clip.FAMILY),
     "gpt2": Family("gpt", *gpt2.FAMILY),
+    "gpt_neo": Family("gpt", *gpt_neo.FAMILY),
     "llama": Family("llama", *llama.FAMILY),
     "marian": Family("transformer", *marian.FAMILY),
     "mistral": Family("llama", *llama.FAMILY),
-    "vit": Family("vit", *vit.FAMILY),
+    "openai-gpt": Family("gpt1", *openai_gpt.FAMILY),
+    "vit": Family("vit", *vit.FAMILY, **vit.HEADS),
 }
 
 
-RENAMED = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]  # what is fetched from the hub
 
 
-def load(directory):
+class Changes(NamedTuple):
+    """What `load` makes of a model for another head, and `str` says so."""
+
+    drawn: tuple[str, ...]  # our paths of what the files do not have
+    unused: tuple[str, ...]  # names in the files of what the model does not have
+
+    def __str__(self):
+        said = [f"drawn anew: {', '.join(self.drawn)}"] if self.drawn else []
+        return "; ".join(said + ([f"not used: {', '.join(self.unused)}"] if self.unused else []))
+
+
+def load(directory, *, head=None, labels=None, key=None):
     """A published model -> its config and its float32 parameters.
 
     directory: one with config.json and *.safetensors;  or a name on Hugging Face's hub, such as
     "openai-community/gpt2", where the library huggingface_hub and a network are there.
+    head: another than the model was published with, by the names of our config ("features" or
+    "classification" of a ViT), and labels, the classes of it.  What the directory does not have of
+    it, or in another shape, is drawn with this key as `initial_params` does; `changes` says what.
     Raises CheckpointError for a file that is missing or torn, for a family or settings that we do
     not have, for numbers that are not finite, and for arrays that are missing, left over or of
-    another shape: all of them by name.  InputError for a name that is neither.
+    another shape: all of them by name.  InputError for a name that is neither, for a head that the
+    model does not have, and where a key or labels are missing.
     """
+    directory, family, fit = opened(directory, head, labels)
+    if fit.drawn and key is None:
+        raise InputError(
+            f"{directory} has no {', '.join(fit.drawn)}: give a key, to draw them with"
+        )
+    params = gathered(fit, drawn_anew(fit, key))
+    check_copies(directory, fit, family.tied, params)
+    return fit.config, tree.unflatten(params)
+
+
+def changes(directory, *, head, labels=None):
+    """What `load` with this head draws, and what of the directory it does not use -> Changes.
+
+    Only headers are read.  Raises what `load` does.
+    """
+    _, _, fit = opened(directory, head, labels)
+    return Changes(fit.drawn, fit.unused)
+
+
+def opened(directory, head, labels):
+    """A directory that is here, its Family and its Fit."""
     directory = local(directory)
     path = directory / files.SETTINGS
     settings = read_json(path)
-    family = FAMILIES.get(settings.get("model_type"))
-    if family is None:
-        raise CheckpointError(
-            f"{path}: model_type is {settings.get('model_type')!r}; give one of "
-            f"{', '.join(FAMILIES)}"
-        )
-    config = family.read_config(settings, path)
-    where = family.stored(config)
-    names = {stored.name for stored in where.values()}
-    read = files.read_arrays(directory, leave_out=family.left_out)
-    arrays = {current(name, family.prefix, names): array for name, array in read.items()}
-    tied = {
-        name: arrays.pop(name)
-        for name, path in family.tied.items()
-        if name in arrays and name not in names and path in where
-    }
-    params = gathered(directory, where, model_of(config).parameter_shapes(config), arrays)
-    for name, array in tied.items():
-        ours = params[family.tied[name]]
-        if not np.array_equal(array, ours):
-            raise CheckpointError(
-                f"{directory}: {name} is not equal to what is our {family.tied[name]}, and our "
-                "model has one table for both; give a model with tied embeddings"
-            )
-    return config, tree.unflatten(params)
+    kind = settings.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise CheckpointError(f"{path}: model_type is {kind!r}; give one of {', '.join(FAMILIES)}")
+    check_head(FAMILIES[kind], head, labels)
+    fit = fitted(directory, FAMILIES[kind], settings, head=head, labels=labels)
+    return directory, FAMILIES[kind], fit
 
 
-def save(directory, config, params, *, dtype="float32"):
+def save(directory, config, params, *, dtype="float32", tokenizer=None):
     """Write a model as a directory that `transformers` loads.
 
-    params: as of `load`;  dtype: of the file, "float32", "float16" or "bfloat16".
-    Raises InputError for a directory with a model in it, another dtype, or parameters that are not
-    this config's; OSError where it cannot be written.
+    params: as of `load`;  dtype: of the file, "float32", "float16" or "bfloat16";  tokenizer: its
+    files are written beside, where `load_tokenizer` finds them, and AutoTokenizer all but those of
+    Characters, which Hugging Face does not have.
+    Nothing is loaded until all of it is on the disk, and what fails leaves nothing behind.
+    Raises InputError for a directory with a model or, where one is given, a tokenizer in it, for
+    another dtype, numbers that are not finite in it, a tokenizer with more tokens than the model,
+    or parameters that are not this config's; OSError where it cannot be written.
     """
     directory = Path(directory)
-    if (directory / files.SETTINGS).exists():
-        raise InputError(f"{directory} has a model already; give another directory")
-    family = next(f for f in FAMILIES.values() if f.model == name_of(config))
+    for name in (files.SETTINGS, files.ARRAYS, files.INDEX):
+        if (directory / name).exists():
+            raise InputError(f"{directory} has a model already, {name}; give another directory")
+    if tokenizer is not None:
+        check_tokenizer(config, tokenizer, source="the model to be saved")
+        check_no_tokenizer(directory)
+    family = family_of(config)
     flat = {path: np.asarray(array) for path, array in tree.flatten(params).items()}
     check_fit("params", flat, model_of(config).parameter_shapes(config))
+    files.check_numbers(flat, dtype)
     pieces = {}
     for path, stored in family.stored(config).items():
+        if stored.name is None:
+            check_zero(path, flat[path])
+            continue
         pieces.setdefault(stored.name, []).append((stored, flat[path]))
-    arrays = {}
-    for name, parts in pieces.items():
-        joined = np.concatenate([a for _, a in sorted(parts, key=lambda p: p[0].part)], axis=-1)
-        stored = parts[0][0]
-        arrays[name] = stored.theirs(joined)
-    files.write(directory, family.write_config(config), arrays, dtype=dtype)
+    arrays = {name: joined(parts) for name, parts in pieces.items()}
+    settings = family.write_config(config)
+    files.write(directory, settings, arrays, dtype=dtype, tokenizer=tokenizer)
 
 
-def current(name, prefix, names):
-    """The name of today for one of a file: of a model without its head, or one from TensorFlow."""
-    for old, new in RENAMED.items():
-        name = name.removesuffix(old) + new if name.endswith(old) else name
-    return prefix + name if prefix + name in names else name
+def joined(parts):
+    """An array of theirs, of pairs of a Stored and what we have of it."""
+    stored, array = parts[0]
+    if stored.parts > 1:
+        array = np.concatenate([a for _, a in sorted(parts, key=lambda p: p[0].part)], axis=-1)
+    return stored.theirs(array)
 
 
-def gathered(source, where, shapes, arrays):
-    """Our parameters by their paths, of the arrays of a file by their names."""
-    expected = {}
-    for path, stored in where.items():
-        *rest, last = shapes[path]
-        expected[stored.name] = stored.shape_of_theirs((*rest, last * stored.parts))
-    check_fit(source, arrays, expected)
-    params = {}
-    for path in shapes:
-        stored = where[path]
-        whole = stored.ours(arrays[stored.name])
-        part = np.split(whole, stored.parts, axis=-1)[stored.part]
-        params[path] = np.array(part, np.float32, order="C")
-    return params
+def family_of(config):
+    """The first Family that holds such a model.  Raises InputError where none does."""
+    model = name_of(config)
+    names = [name for name, family in FAMILIES.items() if family.model == model]
+    for family in (FAMILIES[name] for name in names):
+        if family.holds is None or family.holds(config):
+            return family
+    raise InputError(
+        f"no form of {', '.join(names)} holds {config}; give another config, or keep the model as "
+        "a checkpoint"
+    )
+
+
+def check_zero(path, array):
+    """Raise InputError unless a parameter that a published form leaves out is 0."""
+    if array.any():
+        raise InputError(
+            f"{path} is not 0, and the published form of this model has no such parameter; set it "
+            "to 0, or keep the model as a checkpoint"
+        )
 
 
 def local(directory):
@@ -151,7 +197,7 @@ def local(directory):
             "huggingface_hub is needed: pip install huggingface_hub, or give a directory"
         ) from None
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+        return Path(snapshot_download(name, allow_patterns=PATTERNS))
     except Exception as error:  # of many kinds: no network, no such name, no permission
         raise InputError(
             f"{name} is no directory here, and Hugging Face's hub did not give it "

@@ -6,8 +6,14 @@ from reference import tree
 from reference.errors import CheckpointError, InputError
 from reference.models.bert import BertConfig
 from reference.models.bert_heads import CLASSES, MASKED, PAIRS, POOLED
-from reference.pretrained.gpt2 import check_fixed
 from reference.pretrained.names import Stored, embedding, linear, norm
+from reference.pretrained.settings import (
+    check_fixed,
+    choice,
+    labels_for,
+    named_labels,
+    names_of_labels,
+)
 
 SIZES = {
     "vocabulary": "vocab_size",
@@ -48,60 +54,52 @@ MODULES = {
 }
 
 
-def read_config(settings, source):
-    """The BertConfig of some settings; the head is that of the first architecture."""
+def read_config(settings, source, *, head=None, labels=None):
+    """The BertConfig of some settings; the head is that of the first architecture.
+
+    head, labels: those that are asked for, in place of what the settings say.
+    """
     if missing := [name for name in SIZES.values() if name not in settings]:
         raise CheckpointError(f"{source} has no {', '.join(missing)}: copy it again")
     sizes = {ours: settings[theirs] for ours, theirs in SIZES.items()}
     sizes |= {ours: settings.get(*theirs) for ours, theirs in OPTIONAL.items()}
-    head = choice(
-        "architectures", (settings.get("architectures") or [None])[0], ARCHITECTURES, source
-    )
+    own = head or choice("architectures", architecture(settings), ARCHITECTURES, source)
     rate = sizes["dropout"]
     fixed = FIXED | {"attention_probs_dropout_prob": rate, "classifier_dropout": rate}
     defaults = fixed | {"attention_probs_dropout_prob": 0.1}
-    if head == "sequence_classification":
+    if own == "sequence_classification":
         fixed["problem_type"] = defaults["problem_type"] = PROBLEM
     check_fixed(settings, fixed, source, defaults=defaults)
     activation = choice("hidden_act", settings.get("hidden_act", "gelu"), ACTIVATIONS, source)
-    # `num_labels` is not written by `transformers`, but understood.
-    named = settings.get("id2label")
-    labels = settings.get("num_labels", 2) if named is None else len(named)
+    if own in CLASSES and head is None:
+        labels = named_labels(settings) or 2  # Hugging Face's default
+    elif own in CLASSES:
+        labels = labels_for(head, labels, settings, source)
+    elif labels is not None:
+        raise InputError(f"labels is {labels!r}, for which the head {head} has no use")
     try:
-        return BertConfig(
-            **sizes,
-            activation=activation,
-            head=head,
-            labels=labels if head in CLASSES else None,
-        )
+        return BertConfig(**sizes, activation=activation, head=own, labels=labels)
     except (InputError, TypeError) as error:
         raise CheckpointError(f"{source}: {error}") from None
 
 
-def choice(name, value, ours, source):
-    """Our word for one of their settings."""
-    if value not in ours:
-        raise CheckpointError(
-            f"{source}: {name} is {value!r}, and must be one of {', '.join(ours)} for our model: "
-            "give another"
-        )
-    return ours[value]
+def architecture(settings):
+    """The first of the classes that the settings are for, or None."""
+    return (settings.get("architectures") or [None])[0]
 
 
 def write_config(config):
     """The settings of a BertConfig."""
-    (architecture,) = (name for name, head in ARCHITECTURES.items() if head == config.head)
+    (kind,) = (name for name, head in ARCHITECTURES.items() if head == config.head)
     activation = next(name for name, ours in ACTIVATIONS.items() if ours == config.activation)
-    about = {"model_type": "bert", "architectures": [architecture], "hidden_act": activation}
+    about = {"model_type": "bert", "architectures": [kind], "hidden_act": activation}
     sizes = {theirs: getattr(config, ours) for ours, theirs in SIZES.items()}
     sizes |= {theirs: getattr(config, ours) for ours, (theirs, _) in OPTIONAL.items()}
     fixed = FIXED | {"attention_probs_dropout_prob": config.dropout}
     if config.head not in CLASSES:
         return about | sizes | fixed
-    names = {i: f"LABEL_{i}" for i in range(config.labels)}
-    labels = {"id2label": names, "label2id": {name: i for i, name in names.items()}}
     problem = {"problem_type": PROBLEM} if config.head == "sequence_classification" else {}
-    return about | sizes | fixed | labels | problem
+    return about | sizes | fixed | names_of_labels(config.labels) | problem
 
 
 def stored(config):
@@ -149,9 +147,22 @@ def head(config):
     return params
 
 
+def of_heads(settings, head):
+    """How names of the heads' arrays begin, and whether they are this one's."""
+    found = {
+        "bert.pooler.": head in POOLED,
+        "cls.predictions.": head in MASKED,
+        "cls.seq_relationship.": head in PAIRS,
+        "qa_outputs.": head == "question_answering",
+    }
+    # Two heads have arrays of this name.
+    return found | {"classifier.": ARCHITECTURES.get(str(architecture(settings))) == head}
+
+
 BUFFERS = re.compile(r"(bert\.)?embeddings\.(position_ids|token_type_ids)")
 TIED = {
     "cls.predictions.decoder.weight": "token.embedding",
     "cls.predictions.decoder.bias": "masked.bias",
 }
 FAMILY = (read_config, write_config, stored, "bert.", BUFFERS, TIED)
+HEADS = {"heads": tuple(ARCHITECTURES.values()), "of_heads": of_heads}

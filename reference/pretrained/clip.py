@@ -5,9 +5,9 @@ import re
 from reference import tree
 from reference.errors import CheckpointError, InputError
 from reference.models.clip import ClipConfig, ClipImageConfig, ClipTextConfig
-from reference.pretrained.gpt2 import check_fixed
-from reference.pretrained.names import CONV, Stored, embedding, linear, norm
-from reference.pretrained.vit import Reshaped, read_activation, write_activation
+from reference.pretrained.names import CONV, Reshaped, Stored, embedding, linear, norm
+from reference.pretrained.settings import check_fixed, choice
+from reference.pretrained.vit import ACTIVATIONS, write_activation
 
 COMMON = {
     "layers": "num_hidden_layers",
@@ -82,7 +82,7 @@ def read_tower(settings, name, defaults, source):
         raise CheckpointError(f"{source} has no {name}: copy it again")
     check_fixed(given, FIXED, f"{source}, {name}", defaults=FIXED)
     tower = defaults | given
-    return tower, read_activation(tower["hidden_act"], f"{source}, {name}")
+    return tower, choice("hidden_act", tower["hidden_act"], ACTIVATIONS, f"{source}, {name}")
 
 
 def write_config(config):

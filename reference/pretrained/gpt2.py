@@ -6,6 +6,7 @@ from reference import tree
 from reference.errors import CheckpointError, InputError
 from reference.models.gpt import GPTConfig
 from reference.pretrained.names import Stored, embedding, norm
+from reference.pretrained.settings import check_fixed
 
 SIZES = {
     "vocabulary": "vocab_size",
@@ -75,17 +76,11 @@ def conv1d(name, part=0, parts=1):
     }
 
 
-def check_fixed(settings, ours, source, *, defaults):
-    """Raise CheckpointError for the first setting that our model has another value of."""
-    theirs = defaults | {name: value for name, value in settings.items() if value is not None}
-    for name, value in ours.items():
-        if theirs[name] != value:
-            raise CheckpointError(
-                f"{source}: {name} is {theirs[name]!r}, and must be {value!r} for our model: give "
-                "another"
-            )
+def holds(config):
+    """Whether such a GPT can be written so: all blocks dense, the heads as wide as D allows."""
+    return config.band is None and config.attention_width == config.width
 
 
 BUFFERS = re.compile(r"(transformer\.)?h\.[0-9]+\.attn\.(masked_)?bias")  # the causal mask, once
 TIED = {"lm_head.weight": "token.embedding"}
-FAMILY = (read_config, write_config, stored, "transformer.", BUFFERS, TIED)
+FAMILY = (read_config, write_config, stored, "transformer.", BUFFERS, TIED, holds)

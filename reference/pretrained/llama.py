@@ -5,8 +5,8 @@ import re
 from reference import tree
 from reference.errors import CheckpointError, InputError
 from reference.models.llama import LlamaConfig, Scaling
-from reference.pretrained.gpt2 import check_fixed
 from reference.pretrained.names import embedding, linear, norm
+from reference.pretrained.settings import check_fixed
 
 SIZES = {
     "vocabulary": "vocab_size",

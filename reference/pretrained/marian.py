@@ -9,8 +9,8 @@ import re
 from reference import tree
 from reference.errors import CheckpointError, InputError
 from reference.models.transformer import TransformerConfig
-from reference.pretrained.gpt2 import check_fixed
-from reference.pretrained.names import Stored, embedding, linear, norm
+from reference.pretrained.names import Reshaped, embedding, linear, norm
+from reference.pretrained.settings import check_fixed, choice
 
 SIZES = {
     "vocabulary": "vocab_size",
@@ -61,19 +61,6 @@ BLOCK = {
 PARTS = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "out_proj"}
 
 
-class Row(Stored):
-    """A vector that the file has as (1, n)."""
-
-    def ours(self, array):
-        return array[0]
-
-    def theirs(self, array):
-        return array[None]
-
-    def shape_of_theirs(self, shape):
-        return 1, *shape
-
-
 def read_config(settings, source):
     """The TransformerConfig of some settings."""
     if missing := [name for name in SIZES.values() if name not in settings]:
@@ -82,18 +69,12 @@ def read_config(settings, source):
     decoder = {theirs: sizes[ours] for ours, theirs in OF_DECODER.items()}
     fixed = FIXED | OLD | decoder
     check_fixed(settings, fixed, source, defaults=fixed | DEFAULTS)
-    activation = settings.get("activation_function", "gelu")
-    if activation not in ACTIVATIONS:
-        raise CheckpointError(
-            f"{source}: activation_function is {activation!r}, and must be one of "
-            f"{', '.join(ACTIVATIONS)} for our model: give another"
-        )
+    name = "activation_function"
+    activation = choice(name, settings.get(name, "gelu"), ACTIVATIONS, source)
     rates = {"dropout": settings.get("dropout", 0.1)}
     rates["attention_dropout"] = settings.get("attention_dropout", 0.0)
     try:
-        return TransformerConfig(
-            **sizes, **rates, **OURS, activation=ACTIVATIONS[activation], smoothing=0.0
-        )
+        return TransformerConfig(**sizes, **rates, **OURS, activation=activation, smoothing=0.0)
     except (InputError, TypeError) as error:
         raise CheckpointError(f"{source}: {error}") from None
 
@@ -136,7 +117,8 @@ def stored(config):
         side: {"blocks": [block(f"model.{side}.layers.{i}", names) for i in range(config.layers)]}
         for side, names in (("encoder", ["attention"]), ("decoder", list(BLOCK)))
     }
-    output = {"output": {"bias": Row("final_logits_bias")}}
+    scores = (config.vocabulary,)
+    output = {"output": {"bias": Reshaped("final_logits_bias", scores, (1, *scores))}}
     return tree.flatten({"token": embedding("model.shared")} | sides | output)
 
 

@@ -1,12 +1,16 @@
 """The Vision Transformer as Hugging Face keeps it: kernels (out, in), that of the patches too."""
 
-from typing import NamedTuple
-
 from reference import tree
 from reference.errors import CheckpointError, InputError
 from reference.models.vit import ViTConfig
-from reference.pretrained.gpt2 import check_fixed
-from reference.pretrained.names import CONV, Stored, linear, norm
+from reference.pretrained.names import CONV, Reshaped, Stored, linear, norm
+from reference.pretrained.settings import (
+    check_fixed,
+    choice,
+    labels_for,
+    named_labels,
+    names_of_labels,
+)
 
 SIZES = {
     "image": "image_size",
@@ -40,58 +44,31 @@ MODULES = {
 HEADLESS = "ViTModel"  # its "pooler" is the layer before the head, in pre-training
 
 
-class Reshaped(NamedTuple):
-    """As `names.Stored`, of an array that has as many numbers with us in another shape."""
+def read_config(settings, source, *, head=None, labels=None):
+    """The ViTConfig of some settings; one that is left out has Hugging Face's default.
 
-    name: str
-    own: tuple[int, ...]  # the shape of ours
-    shape: tuple[int, ...]  # and of theirs
-    part: int = 0
-    parts: int = 1
-
-    def ours(self, array):
-        return array.reshape(self.own)
-
-    def theirs(self, array):
-        return array.reshape(self.shape)
-
-    def shape_of_theirs(self, shape):
-        return self.shape
-
-
-def read_config(settings, source):
-    """The ViTConfig of some settings; one that is left out has Hugging Face's default."""
+    head, labels: those that are asked for, in place of what the settings say.
+    """
     if missing := [name for name in SIZES.values() if name not in settings]:
         raise CheckpointError(f"{source} has no {', '.join(missing)}: copy it again")
     check_fixed(settings, FIXED, source, defaults=FIXED)
     sizes = {ours: settings[name] for ours, name in SIZES.items()}
     sizes |= {ours: settings.get(name, default) for ours, (name, default) in OPTIONAL.items()}
-    headless = settings.get("architectures") == [HEADLESS]
     pooled = settings.get("pooler_output_size") or settings["hidden_size"]
+    own = head or ("features" if settings.get("architectures") == [HEADLESS] else "classification")
+    if own == "features" and labels is not None:
+        raise InputError(f"labels is {labels!r}, for which the head features has no use")
+    if own == "features":
+        end = {"labels": 0, "representation": pooled}
+    elif head is None:
+        end = {"labels": named_labels(settings) or 2}  # Hugging Face's default
+    else:
+        end = {"labels": labels_for(head, labels, settings, source)}
+    activation = choice("hidden_act", settings.get("hidden_act", "gelu"), ACTIVATIONS, source)
     try:
-        return ViTConfig(
-            **sizes,
-            labels=0 if headless else labels_of(settings),
-            representation=pooled if headless else None,
-            activation=read_activation(settings.get("hidden_act", "gelu"), source),
-        )
+        return ViTConfig(**sizes, **end, activation=activation)
     except (InputError, TypeError) as error:
         raise CheckpointError(f"{source}: {error}") from None
-
-
-def labels_of(settings):
-    """The number of classes, which their names tell;  Hugging Face's default are 2."""
-    return settings.get("num_labels") or len(settings.get("id2label") or range(2))
-
-
-def read_activation(name, source):
-    """The activation of this name of theirs."""
-    if name not in ACTIVATIONS:
-        raise CheckpointError(
-            f"{source}: hidden_act is {name!r}, and must be one of {', '.join(ACTIVATIONS)} for "
-            "our model: give another"
-        )
-    return ACTIVATIONS[name]
 
 
 def write_activation(ours):
@@ -106,10 +83,8 @@ def write_config(config):
     sizes = {theirs: getattr(config, ours) for ours, theirs in SIZES.items()}
     sizes |= {theirs: getattr(config, ours) for ours, (theirs, _) in OPTIONAL.items()}
     sizes |= {"image_size": rows if rows == columns else [rows, columns]}
-    names = {str(label): f"LABEL_{label}" for label in range(config.labels)}
-    head = {"pooler_output_size": config.representation} if headless else {"id2label": names}
-    if not headless:
-        head["label2id"] = {name: int(label) for label, name in names.items()}
+    head = {"pooler_output_size": config.representation} if headless else {}
+    head |= names_of_labels(config.labels) if config.labels else {}
     architecture = HEADLESS if headless else "ViTForImageClassification"
     about = {"model_type": "vit", "architectures": [architecture]}
     return about | sizes | head | FIXED | {"hidden_act": write_activation(config.activation)}
@@ -153,4 +128,10 @@ def stored(config):
     return tree.flatten(params | {ours: linear(name) for ours, name in end.items()})
 
 
+def of_heads(settings, head):
+    """How names of the heads' arrays begin, and whether they are this one's."""
+    return {"classifier.": head == "classification", "vit.pooler.": head == "features"}
+
+
 FAMILY = (read_config, write_config, stored, "vit.")
+HEADS = {"heads": ("classification", "features"), "of_heads": of_heads}

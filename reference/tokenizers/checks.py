@@ -1,10 +1,11 @@
-"""What a tokenizer can take: text that UTF-8 can hold, special tokens in it, and known ids."""
+"""What a tokenizer can take: text that UTF-8 can hold, special tokens in it, and known ids; and
+which model can take the tokenizer."""
 
 from collections.abc import Iterable
 
 import regex
 
-from reference.errors import DtypeError, InputError
+from reference.errors import CheckpointError, DtypeError, InputError
 
 
 def check_text(text):
@@ -61,3 +62,22 @@ def check_ids(ids, vocabulary_size):
                 "use the tokenizer that made these ids"
             )
     return listed
+
+
+def check_tokenizer(config, tokenizer, *, source):
+    """Raise CheckpointError for a tokenizer that has more tokens than the model has rows for.
+
+    source: what both are of, for the message.  Fewer tokens are well: the tables of many published
+    models are filled up to a round number.
+    """
+    vocabulary = getattr(config, "vocabulary", None)
+    if vocabulary is None:
+        raise CheckpointError(
+            f"{source}: there is a tokenizer, and a {type(config).__name__} reads no tokens; give "
+            "it to another model"
+        )
+    if tokenizer.vocabulary_size > vocabulary:
+        raise CheckpointError(
+            f"{source}: the tokenizer has {tokenizer.vocabulary_size} tokens, the model only "
+            f"{vocabulary}; give the tokenizer that it was trained with"
+        )

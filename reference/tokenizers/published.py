@@ -27,7 +27,7 @@ from reference.tokenizers.vocabulary_files import read_text
 from reference.tokenizers.wordpiece import WordPiece
 
 GPT2_FILES = ("merges.txt", "vocab.json", "vocab.bpe", "encoder.json")
-MODEL = "tokenizer.model"
+MODEL, MARIAN = "tokenizer.model", "source.spm"
 FILES = (FILE, "vocab.txt", *GPT2_FILES, *RELEASED, MODEL)
 
 
@@ -44,6 +44,11 @@ def load_published(folder):
     does; the message names that.
     """
     found = files_in(folder)
+    if Path(folder, MARIAN).is_file() and FILE not in found:
+        raise CheckpointError(
+            f"{folder} has {MARIAN}, one of two files of Marian's tokenizer, which none of these "
+            "does: encode with the library transformers instead"
+        )
     if not found:
         raise CheckpointError(
             f"{folder} has no tokenizer, none of {', '.join(FILES)}: give the folder of a saved one"

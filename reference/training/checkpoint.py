@@ -14,23 +14,24 @@ which is replaced in one go, is the last to change.
 """
 
 import errno
-import json
 import os
 import re
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from reference import tree
 from reference.errors import CheckpointError
 from reference.models import config_of, model_of
 from reference.tokenizers import load_tokenizer
+from reference.tokenizers.checks import check_tokenizer
+from reference.training.array_files import array_of, check_fit, entries_in, read_json
 from reference.training.description import described_in, description
 from reference.training.log import named_errors
 from reference.training.run_folder import (
@@ -41,8 +42,6 @@ from reference.training.run_folder import (
     sync,
 )
 from reference.training.state import TREES, State, weights
-
-FEW = 8  # names of a kind in one message
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,8 @@ def save(folder, checkpoint, *, best=False):
     """
     folder = Path(folder)
     text, arrays = description(checkpoint), _arrays(checkpoint)
-    _check_tokenizer("the checkpoint", checkpoint.tokenizer, checkpoint.config)
+    if checkpoint.tokenizer is not None:
+        check_tokenizer(checkpoint.config, checkpoint.tokenizer, source="the checkpoint")
     make_folder(folder)
     remove_unfinished(folder)
     # One folder cannot take another's place in one go, and `latest` may name the one that is
@@ -114,7 +114,8 @@ def load(folder, *, pointer="latest"):
     found = described_in(read_json(path), path)
     config = config_of(found["model"], source=path)
     tokenizer = load_tokenizer(folder) if found["tokenizer"] else None
-    _check_tokenizer(folder, tokenizer, config)
+    if tokenizer is not None:
+        check_tokenizer(config, tokenizer, source=folder)
     arrays = {}
     for name, shapes in _shapes(config, found["settings"]).items():
         arrays[name] = _read_arrays(folder / f"{name}.safetensors", shapes)
@@ -129,68 +130,6 @@ def load(folder, *, pointer="latest"):
         found["position"],
         found["evaluation"],
     )
-
-
-def check_fit(source, arrays, shapes):
-    """Raise CheckpointError unless arrays and shapes, two dicts, have the same names and shapes."""
-    misfits = {
-        "missing": [name for name in shapes if name not in arrays],
-        "left over": [name for name in arrays if name not in shapes],
-        "of another shape": [
-            f"{name} {arrays[name].shape}, not {shape}"
-            for name, shape in shapes.items()
-            if name in arrays and arrays[name].shape != shape
-        ],
-    }
-    listed = [
-        f"{kind}: {', '.join(names[:FEW])}"
-        + (f" and {len(names) - FEW} more" if len(names) > FEW else "")
-        for kind, names in misfits.items()
-        if names
-    ]
-    if listed:
-        raise CheckpointError(
-            f"{source} does not fit the model's sizes; {'; '.join(listed)}: "
-            "give files that were saved together"
-        )
-
-
-def read_json(path):
-    """The JSON object in a file.  Raises CheckpointError where there is none."""
-    _check_file(path)
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON ({error}): copy it again") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} has no JSON object but {value!r:.40}: copy it again")
-    return value
-
-
-@contextmanager
-def open_arrays(path):
-    """A safetensors file, open.  Raises CheckpointError where it is missing, torn or foreign."""
-    _check_file(path)
-    try:
-        with safe_open(path, "numpy") as file:
-            yield file
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is torn, or no safetensors file ({error}): copy it again"
-        ) from None
-
-
-def _check_file(path):
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing: copy it again, or give another folder")
-
-
-def _check_tokenizer(source, tokenizer, config):
-    if tokenizer is not None and tokenizer.vocabulary_size > config.vocabulary:
-        raise CheckpointError(
-            f"{source}: the tokenizer has {tokenizer.vocabulary_size} tokens, the model only "
-            f"{config.vocabulary}; give the folder with the tokenizer that it was trained with"
-        )
 
 
 def _arrays(checkpoint):
@@ -242,13 +181,12 @@ def _shapes(config, settings):
 
 def _read_arrays(path, shapes):
     """The arrays of a file, which must have these names and shapes, in this order."""
-    with open_arrays(path) as file:
-        dtypes = {file.get_slice(name).get_dtype() for name in file.keys()}
-        if not dtypes <= {"F32", "F64"}:
-            raise CheckpointError(f"{path} has arrays of {dtypes}; all must be of float32 or 64")
-        arrays = {name: file.get_tensor(name) for name in file.keys()}
-    check_fit(path, arrays, shapes)
-    return {name: arrays[name] for name in shapes}
+    entries = entries_in(path)
+    dtypes = {entry.dtype for entry in entries.values()}
+    if not dtypes <= {"F32", "F64"}:
+        raise CheckpointError(f"{path} has arrays of {dtypes}; all must be of float32 or 64")
+    check_fit(path, entries, shapes)
+    return {name: array_of(name, entries[name]) for name in shapes}
 
 
 def _check_dtypes(source, arrays):

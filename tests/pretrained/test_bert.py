@@ -20,7 +20,7 @@ from reference.models.bert import (
 )
 from reference.models.bert_heads import CLASSES, HEADS
 from reference.pretrained import load, save
-from tests.mirror import assert_close
+from tests.mirror import PLAIN, assert_close
 from tests.peers import peer
 
 BASE = BertConfig(19, 11, layers=2, heads=3, width=21, hidden=13, dropout=0.0, head="masked")
@@ -133,7 +133,7 @@ def of_accelerated(config, params, answers):
 
     compiled = jax.jit(
         jax.value_and_grad(run, has_aux=True),
-        compiler_options={"xla_backend_optimization_level": 0},
+        compiler_options=PLAIN,
     )
     (loss, logits), gradients = compiled(params, INPUTS, answers)
     return logits, loss, gradients

@@ -360,14 +360,6 @@ def test_a_part_that_is_missing_is_refused(folder):
     refused(folder, folder / "part-True.safetensors", "is missing")
 
 
-@pytest.mark.parametrize(
-    "weight_map", [{}, [1], {"wte.weight": "../part-True.safetensors"}, {"wte.weight": "/etc/x"}]
-)
-def test_an_index_that_cannot_be_is_refused(folder, weight_map):
-    sharded(folder, weight_map)
-    refused(folder, folder / "model.safetensors.index.json", "no weight_map", "copy it again")
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_what_is_saved_is_loaded_by_hugging_face_and_by_us(tmp_path, dtype):
     torch, transformers = peer("torch"), peer("transformers")
