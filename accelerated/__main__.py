@@ -1,11 +1,11 @@
-"""python -m accelerated train | evaluate | generate: a GPT by XLA, from a text to texts."""
+"""python -m accelerated train | evaluate | generate | export: by XLA, from a text to texts."""
 
 import sys
 from dataclasses import fields
 
 import jax
 
-from accelerated.inference import generate
+from accelerated.inference import beam_generate, generate, speculate
 from accelerated.tokenizers import bpe
 from accelerated.training import evaluate, fit
 from accelerated.training.compilation import (
@@ -69,7 +69,7 @@ def add_options(add):
     add("--vocabulary-multiple", type=int, metavar="N", help="pad the token table's rows to it (1)")
 
 
-WORK = map(within_memory, (fit, evaluate, generate))
+WORK = map(within_memory, (fit, evaluate, generate, beam_generate, speculate))
 ENGINE = Engine("accelerated", *WORK, prepare, encoder, Compilation, add_options)
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """How a trained model is used, compiled.
 
-from accelerated.inference import generate
+from accelerated.inference import beam_generate, generate, speculate, translate
 """
 
+from accelerated.inference.beam import beam_generate, translate
 from accelerated.inference.decoding import generate
+from accelerated.inference.speculative import speculate
 
-__all__ = ["generate"]
+__all__ = ["beam_generate", "generate", "speculate", "translate"]

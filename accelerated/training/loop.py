@@ -14,13 +14,8 @@ from accelerated.models import twin_of
 from accelerated.training.compilation import PLAIN, check_device, check_model, pack, unpack
 from accelerated.training.optimizer import optimizer
 from accelerated.training.scaling import chosen, initial_scaling, next_scaling
-from reference.training.loop import (
-    IGNORE,
-    check_accumulation,
-    checked,
-    counted,
-    mean_loss,
-)
+from reference.data.batches import IGNORE, LABELS
+from reference.training.loop import check_accumulation, checked, counted, mean_loss
 from reference.training.state import initial_state, keys_of, over_trees, updates, weights
 
 
@@ -194,8 +189,9 @@ def loss_function(config, compilation, recompute=False):
 
 def count(batch):
     """`counted`, of arrays that are not known yet."""
-    if "labels" in batch:
-        return (batch["labels"] != IGNORE).sum()
+    for name in LABELS:
+        if name in batch:
+            return (batch[name] != IGNORE).sum()
     return jnp.asarray(len(next(iter(batch.values()))))
 
 
@@ -207,7 +203,7 @@ def in_parts(batch, number):
         name: jnp.pad(
             array,
             ((0, missing),) + ((0, 0),) * (array.ndim - 1),
-            constant_values=IGNORE if name == "labels" else 0,
+            constant_values=IGNORE if name in LABELS else 0,
         ).reshape(number, -1, *array.shape[1:])
         for name, array in batch.items()
     }

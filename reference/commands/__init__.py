@@ -1,4 +1,4 @@
-"""The commands `train`, `evaluate` and `generate`, the same for both engines.
+"""The commands `train`, `evaluate`, `generate` and `export`, the same for both engines.
 
 What was asked for goes to the output; errors, and at the end the line that says what to run next,
 go to the error output.  The exit status is 0, 1 for bad input or a failing disk, 2 for a command
@@ -15,16 +15,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from reference.commands import evaluate, generate, train
+from reference.commands import evaluate, export, generate, train
 from reference.errors import InputError
 from reference.memory import keep_freed_memory
 
-COMMANDS = {"train": train, "evaluate": evaluate, "generate": generate}
+COMMANDS = {"train": train, "evaluate": evaluate, "generate": generate, "export": export}
 EXAMPLES = """\
 first steps:
   python -m {0} train --data your.txt --out runs/mine
   python -m {0} evaluate --checkpoint runs/mine
   python -m {0} generate --checkpoint runs/mine --prompt "Once"
+  python -m {0} generate --weights a/directory/of/gpt2 --prompt "Once"
 """
 DEFAULTS = "In brackets: what is taken where an option is left out."
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -37,7 +38,9 @@ class Engine:
     name: str
     fit: Callable  # as reference.training.fit
     evaluate: Callable  # as reference.training.evaluate
-    generate: Callable  # as reference.inference.decoding.generate
+    generate: Callable  # as reference.inference.generate
+    beam_generate: Callable  # as reference.inference.beam_generate
+    speculate: Callable  # as reference.inference.speculate
     prepare: Callable = lambda dtype: None  # called before any work in a dtype
     encoder: Callable = lambda tokenizer: tokenizer.encode  # makes of a tokenizer what encodes
     compilation: Any = None  # a dataclass of settings that `fit` takes beside those of all
@@ -94,7 +97,7 @@ def parser(engine):
     wide = partial(argparse.HelpFormatter, max_help_position=32, width=88)
     top = argparse.ArgumentParser(
         prog=f"python -m {engine.name}",
-        description="Train, measure and use a GPT.",
+        description="Train, measure and use a language model.",
         epilog=EXAMPLES.format(engine.name),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -5,8 +5,12 @@ What describes a run has no default here, so that a run that is resumed keeps it
 
 from reference.data.cleaning import FORMS
 from reference.data.source import ENDINGS, TOKENIZERS
-from reference.models.gpt import INITIALIZATIONS, PRESETS
+from reference.models import gpt, gpt1, gpt3, llama
 from reference.training.config import SCHEDULES
+
+SIZES = gpt.PRESETS | gpt1.PRESETS | {f"gpt3_{name}": size for name, size in gpt3.SIZES.items()}
+SIZES |= llama.PRESETS
+SMALL = "nano, micro, mini, llama_micro"  # of them, those for a processor
 
 
 def train_options(parser):
@@ -81,7 +85,19 @@ def cleaning_options(add):
 
 
 def model_options(add):
-    add("--size", choices=PRESETS, metavar="SIZE", help=f"{', '.join(PRESETS)} (nano)")
+    add(
+        "--weights",
+        metavar="DIRECTORY",
+        help="published weights to go on from, with their sizes and tokenizer; learning rates "
+        "are then 3e-5 and 3e-6 (initial weights)",
+    )
+    others = ", ".join(name for name in SIZES if name not in SMALL)
+    add(
+        "--size",
+        choices=SIZES,
+        metavar="SIZE",
+        help=f"{SMALL}, or one that was published: {others} (nano)",
+    )
     for name, what in (
         ("layers", "blocks, one after another"),
         ("heads", "of attention, in each block"),
@@ -92,16 +108,16 @@ def model_options(add):
     add("--dropout", type=float, metavar="RATE", help="share of activations dropped (the size's)")
     add(
         "--initialization",
-        choices=INITIALIZATIONS,
+        choices=gpt.INITIALIZATIONS,
         metavar="NAME",
-        help=f"{', '.join(INITIALIZATIONS)}: the last suits small widths (paper)",
+        help=f"{', '.join(gpt.INITIALIZATIONS)}: the last suits small widths (paper)",
     )
 
 
 def step_options(add):
     add("--steps", type=int, metavar="N", help="length of the run (300)")
     add("--batch", type=int, metavar="N", help="sequences in a step (12)")
-    add("--length", type=int, metavar="N", help="tokens in a sequence (the context)")
+    add("--length", type=int, metavar="N", help="tokens in a sequence (the context, at most 1024)")
     add("--accumulation", type=int, metavar="N", help="parts that a batch is computed in (1)")
     add(
         "--recompute",

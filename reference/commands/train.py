@@ -1,5 +1,6 @@
-"""Train a GPT on a text, or go on with a run."""
+"""Train a language model on a text, or go on with a run."""
 
+import math
 import os
 import shlex
 import shutil
@@ -9,21 +10,32 @@ from pathlib import Path
 
 import numpy as np
 
-from reference import random
+from reference import random, tree
+from reference.commands import model
+from reference.commands.options import SIZES
 from reference.commands.options import train_options as add_options  # noqa: F401 - for the parser
 from reference.data.batches import Windows
 from reference.data.corpus import opened, prepare
 from reference.data.source import TOKENIZERS, Source, source_of
 from reference.errors import CheckpointError, InputError
 from reference.layers.position import check_length
-from reference.models.gpt import PRESETS, parameter_count
+from reference.models import model_of, name_of
 from reference.training import checkpoint
 from reference.training.config import TrainingConfig, check_count
 from reference.training.run import training_of
 from reference.training.run_folder import checkpoint_in, claimed
 from reference.training.state import keys_of
 
-SIZES = ("layers", "heads", "width", "context", "dropout")
+CHANGED = ("layers", "heads", "width", "context", "dropout")  # of a size, where they are given
+OWN = (
+    "size",
+    *CHANGED[:-1],
+    "initialization",
+    "tokenizer",
+    "vocabulary",
+)  # what weights bring along
+LONGEST = 1024  # tokens in a sequence, where nobody says how many
+TUNING = {"learning_rate": 3e-5, "final_learning_rate": 3e-6}  # of weights that have learnt already
 
 
 def run(engine, options):
@@ -43,7 +55,7 @@ def run(engine, options):
 
 def trained(engine, options, folder):
     """The TrainingConfig and the Result of a run."""
-    config, settings, corpus = (resumed if options.resume else begun)(engine, options)
+    config, settings, corpus, params = (resumed if options.resume else begun)(engine, options)
     training, compilation = training_of(settings), compilation_of(engine, settings, options)
     engine.prepare(np.dtype(training.dtype))
     announce(config, corpus)
@@ -56,6 +68,7 @@ def trained(engine, options, folder):
         folder=folder,
         tokenizer=corpus.tokenizer,
         settings=settings | compilation,
+        params=params,
         resume=options.resume,
         checkpoint_interval=options.checkpoint_interval,
         keep=options.keep,
@@ -66,34 +79,78 @@ def trained(engine, options, folder):
 
 
 def begun(engine, options):
-    """The config, settings and Corpus of a new run, from the options; its tokens are written."""
+    """The config, settings and Corpus of a new run, from the options; its tokens are written.
+
+    And the parameters that it starts from, or None: its initial weights.
+    """
     given = given_in(options)
-    size = given.get("size", "nano")
-    config = replace(PRESETS[size], **{name: given[name] for name in SIZES if name in given})
+    config, started, params, tokenizer = from_weights(given) or (*from_sizes(given), None, None)
     training = training_from(given, config)
     check_length(training.length, config.context)
     source = Source(**{f.name: given[f.name] for f in fields(Source) if f.name in given})
     print(f"reading {source.name}", flush=True)
     corpus = prepare(
-        source, tokens_in(options.out), key=split_key(training), encoder=engine.encoder
+        source,
+        tokens_in(options.out),
+        key=split_key(training),
+        tokenizer=tokenizer,
+        encoder=engine.encoder,
     )
-    config = replace(config, vocabulary=corpus.tokenizer.vocabulary_size)
-    return config, asdict(training) | asdict(source) | {"size": size}, corpus
+    if params is None:
+        config = replace(config, vocabulary=corpus.tokenizer.vocabulary_size)
+    else:
+        params = tree.map(lambda a: a.astype(training.dtype), params)
+    return config, asdict(training) | asdict(source) | started, corpus, params
+
+
+def from_sizes(given):
+    """The config of a new model, without its vocabulary, and what names it."""
+    size = given.get("size", "nano")
+    changes = {name: given[name] for name in CHANGED if name in given}
+    if changes.keys() & {"heads", "width"} and hasattr(SIZES[size], "head_width"):
+        changes["head_width"] = None  # what the two make of it
+    return changed(SIZES[size], **changes), {"size": size, "weights": None}
+
+
+def changed(config, **changes):
+    """A config with some fields replaced.  Raises InputError for one that it does not have."""
+    for name in changes:
+        if not hasattr(config, name):
+            raise InputError(f"{flag(name)} is nothing that a {name_of(config)} has; leave it out")
+    return replace(config, **changes)
+
+
+def from_weights(given):
+    """The config of published weights, what names it, and weights and tokenizer; or None."""
+    if "weights" not in given:
+        return None
+    for name in OWN:
+        if name in given:
+            raise InputError(
+                f"{flag(name)} is {given[name]}, but --weights bring their own; leave one out"
+            )
+    found = model.published(given["weights"])
+    config = changed(found.config, **{k: given[k] for k in ("dropout",) if k in given})
+    return config, {"size": None, "weights": given["weights"]}, found.params, found.tokenizer
 
 
 def given_in(options):
     """What a command line gives, by name; paths so that they hold in any folder."""
     given = {name: value for name, value in vars(options).items() if value is not None}
-    for name in ("data", "validation", "tokenizer"):
-        if name in given and not (name == "tokenizer" and given[name] in TOKENIZERS):
-            given[name] = os.path.abspath(given[name])
+    for name in ("data", "validation", "tokenizer", "weights"):
+        path = given.get(name)
+        named = name == "tokenizer" and path in TOKENIZERS
+        on_the_hub = name == "weights" and path is not None and not Path(path).exists()
+        if path is not None and not named and not on_the_hub:
+            given[name] = os.path.abspath(path)
     return given
 
 
 def training_from(given, config):
     """The TrainingConfig of some options."""
     chosen = {f.name: given[f.name] for f in fields(TrainingConfig) if f.name in given}
-    chosen = {"steps": 300, "length": config.context} | chosen
+    default = {"steps": 300, "length": min(config.context, LONGEST)}
+    chosen = default | (TUNING if "weights" in given else {}) | chosen
     return TrainingConfig(**{"warmup": min(chosen["steps"] // 10, 100)} | chosen)
 
 
@@ -106,7 +163,7 @@ def resumed(engine, options):
         corpus = opened(source, tokens, found.tokenizer)
     except (FileNotFoundError, CheckpointError):  # they are all in the text still
         corpus = prepared_again(engine, found, source, tokens)
-    return found.config, found.settings, corpus
+    return found.config, found.settings, corpus, None
 
 
 def prepared_again(engine, found, source, tokens):
@@ -128,7 +185,7 @@ def prepared_again(engine, found, source, tokens):
 
 def check_same(options, found):
     """Raise InputError for an option that the run, a Checkpoint, was begun without."""
-    own = found.settings | {name: getattr(found.config, name) for name in SIZES}
+    own = found.settings | {name: getattr(found.config, name, None) for name in CHANGED}
     for name, value in given_in(options).items():
         if name in own and value != own[name]:
             begun = "without it" if own[name] is None else f"with {own[name]}"
@@ -168,9 +225,10 @@ def announce(config, corpus):
     """What is trained on what."""
     for line in corpus.report:
         print(line)
+    count = sum(map(math.prod, model_of(config).parameter_shapes(config).values()))
     held = "none" if corpus.validation is None else f"{len(corpus.validation):,}"
     print(
-        f"{parameter_count(config):,} parameters, a vocabulary of {config.vocabulary:,}; "
+        f"{count:,} parameters, a vocabulary of {config.vocabulary:,}; "
         f"{len(corpus.tokens):,} tokens to train on, {held} to validate on",
         flush=True,
     )

@@ -28,7 +28,7 @@ from reference.layers.embedding import check_integers
 from reference.layers.mask import check_at_least
 
 IGNORE = -100
-LABELS = ("label", "labels")
+LABELS = ("label", "labels", "starts", "ends")  # what is learnt, or not where it is IGNORE
 
 
 class Windows:

@@ -1,8 +1,10 @@
 """How a trained model is used.
 
-from reference.inference import generate
+from reference.inference import beam_generate, generate, speculate, translate
 """
 
+from reference.inference.beam import beam_generate, translate
 from reference.inference.decoding import generate
+from reference.inference.speculative import speculate
 
-__all__ = ["generate"]
+__all__ = ["beam_generate", "generate", "speculate", "translate"]

@@ -6,13 +6,12 @@ from itertools import islice
 import numpy as np
 
 from reference import random, tree
+from reference.data.batches import IGNORE, LABELS
 from reference.errors import InputError
 from reference.models import model_of
 from reference.training.config import rate
 from reference.training.optimizer import adamw, clip_factor, global_norm, moving_average
 from reference.training.state import initial_state, keys_of, updates
-
-IGNORE = -100  # the label of what counts nothing
 
 
 def train(config, training, data, *, state=None):
@@ -119,8 +118,9 @@ def mean_loss(losses):
 
 def counted(batch):
     """How many things the loss of a batch is the mean of: labels that are kept, else rows."""
-    if "labels" in batch:
-        return int((batch["labels"] != IGNORE).sum())
+    for name in LABELS:
+        if name in batch:
+            return int((batch[name] != IGNORE).sum())
     return len(next(iter(batch.values())))
 
 
@@ -138,11 +138,11 @@ def filled(batch, rows):
 
     def fill(name, array):
         missing = ((0, rows - len(array)),) + ((0, 0),) * (array.ndim - 1)
-        return np.pad(array, missing, constant_values=IGNORE if name == "labels" else 0)
+        return np.pad(array, missing, constant_values=IGNORE if name in LABELS else 0)
 
     if len(next(iter(batch.values()))) == rows:
         return batch
-    if "labels" not in batch:
+    if not set(LABELS) & set(batch):
         raise InputError("the batch has no labels, so a row that counts nothing cannot be made")
     return {name: fill(name, array) for name, array in batch.items()}
 
@@ -156,10 +156,10 @@ def checked(config, stream):
 
 def check_accumulation(config, accumulation):
     """Raise InputError for parts of a batch whose loss is not the batch's."""
-    if accumulation > 1 and not model_of(config).in_parts:
+    if accumulation > 1 and not model_of(config).in_parts(config):
         raise InputError(
-            f"accumulation is {accumulation}, but the loss compares all rows of a batch with each "
-            "other, and that of parts is another; give 1"
+            f"accumulation is {accumulation}, but this model's loss of a batch is not the mean of "
+            "those of its parts; give 1"
         )
 
 

@@ -71,6 +71,7 @@ def fit(
     folder=None,
     tokenizer=None,
     settings=None,
+    params=None,
     resume=False,
     checkpoint_interval=100,
     keep=1,
@@ -83,6 +84,7 @@ def fit(
     `reference.data.batches`.  Without validation data there is no best checkpoint and no early end.
     folder: of the run, see `run_folder`, or a Claimed; None: nothing is written.  tokenizer: kept
     with the checkpoints.  settings: more that decides the run, plain JSON values, kept there too.
+    params: to start from, in place of the model's initial weights; of the training's dtype.
     resume: go on from the folder's latest checkpoint, bit for bit as if the run had not ended: with
     the same config, training and data.  checkpoint_interval: in steps; also at each new best, at
     the end, and where Ctrl-C (SIGINT) or SIGTERM ends it: the step is finished, then saved; a
@@ -107,7 +109,9 @@ def fit(
             remove_unfinished(held.path)
         else:
             kept = {name: ours[name] for name in ("settings", "position", "random_key")}
-            start = Checkpoint(initial_state(config, training), config, tokenizer=tokenizer, **kept)
+            start = Checkpoint(
+                initial_state(config, training, params), config, tokenizer=tokenizer, **kept
+            )
         run = Run(
             start,
             training,

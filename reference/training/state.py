@@ -5,7 +5,9 @@ from typing import NamedTuple
 import numpy as np
 
 from reference import random, tree
+from reference.errors import DtypeError
 from reference.models import model_of
+from reference.training.array_files import check_fit
 from reference.training.optimizer import debiased
 
 TREES = ("params", "mean", "square", "average")  # the fields of a State that have params' structure
@@ -36,15 +38,30 @@ def keys_of(seed):
     return Keys(*random.split(random.key(seed), 4))
 
 
-def initial_state(config, training):
-    """The state before the first step: published initial weights, moments of zero."""
+def initial_state(config, training, params=None):
+    """The state before the first step: published initial weights, or others; moments of zero."""
     key, dtype = keys_of(training.seed).params, np.dtype(training.dtype)
-    params = model_of(config).initial_params(
-        config, key=key, initialization=training.initialization, dtype=dtype
-    )
+    if params is None:
+        params = model_of(config).initial_params(
+            config, key=key, initialization=training.initialization, dtype=dtype
+        )
+    else:
+        check_params(config, training, params)
     zeros = [tree.map(np.zeros_like, params) for _ in TREES[1:]]
     mean, square, average = zeros
     return State(0, params, mean, square, None if training.average is None else average)
+
+
+def check_params(config, training, params):
+    """Raise CheckpointError or DtypeError for parameters that are not this model's."""
+    flat = tree.flatten(params)
+    check_fit("params", flat, model_of(config).parameter_shapes(config))
+    for name, array in flat.items():
+        if array.dtype != np.dtype(training.dtype):
+            raise DtypeError(
+                f"params {name} is {array.dtype}, and the training's dtype {training.dtype}; give "
+                "both alike"
+            )
 
 
 def over_trees(function, state):

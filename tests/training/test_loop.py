@@ -14,7 +14,8 @@ from accelerated.training.scaling import PATIENCE, initial_scaling, next_scaling
 from reference import random, tree
 from reference.data.batches import Windows
 from reference.errors import DtypeError, InputError
-from reference.models import MODELS
+from reference.models import MODELS, bert
+from reference.models.bert import BertConfig
 from reference.models.gpt import GPTConfig, initial_params
 from reference.training.config import SCHEDULES, TrainingConfig, rate
 from reference.training.optimizer import moving_average
@@ -154,6 +155,19 @@ def test_accumulation_of_the_twin_equals_the_big_batch(rows, parts):
     whole = reference.loss_and_gradients(params, batch, **options)
     theirs = accelerated.loss_and_gradients(params, batch, **options, accumulation=parts)
     assert_close(theirs, whole, 1e-12)
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=["reference", "accelerated"])
+def test_accumulation_of_answers_that_not_every_text_has_equals_the_big_batch(engine):
+    """Turns red if rows are counted in place of answers, or a row that fills up has one."""
+    config = BertConfig(17, 7, 1, 1, 6, 8, dropout=0.0, head="question_answering")
+    params = bert.initial_params(config, key=random.key(0), dtype=np.float64)
+    tokens = np.random.default_rng(0).integers(0, 17, (4, 7))
+    batch = {"tokens": tokens, "starts": np.array([2, -100, -100, 0])}
+    batch["ends"] = np.where(batch["starts"] < 0, -100, batch["starts"] + 2)
+    whole = reference.loss_and_gradients(params, batch, config=config)
+    parts = engine.loss_and_gradients(params, batch, config=config, accumulation=3)
+    assert_close(parts, whole, 1e-12)
 
 
 def test_the_dropout_of_a_part_that_is_not_full_is_the_same_in_both_engines():
@@ -329,10 +343,10 @@ def test_a_batch_that_cannot_be_trained_on_is_refused(engine, change, error, mes
 
 
 @each_engine
-def test_parts_of_a_loss_that_compares_rows_are_refused(engine, monkeypatch):
+def test_parts_of_a_loss_that_is_not_their_mean_are_refused(engine, monkeypatch):
     """As CLIP's.  Turns red if parts are trained on silently."""
-    monkeypatch.setitem(MODELS, "gpt", MODELS["gpt"]._replace(in_parts=False))
-    with pytest.raises(InputError, match="accumulation is 3, but the loss compares all rows"):
+    monkeypatch.setitem(MODELS, "gpt", MODELS["gpt"]._replace(in_parts=lambda config: False))
+    with pytest.raises(InputError, match="accumulation is 3, but this model's loss"):
         next(engine.train(CONFIG, TRAINING, windows()))
 
 
