@@ -42,7 +42,7 @@ sys.path.insert(0, str(ROOT))  # for `tests`, where this is run as a script
 from tests.mutations import RULES, Bug, bugs  # noqa: E402
 
 FILES = ["reference/layers", "reference/training/optimizer.py", "reference/training/schedule.py"]
-FILES += ["reference/models/gpt.py"]
+FILES += ["reference/models/gpt.py", "reference/models/gpt_sizes.py"]
 NEEDED = ("reference", "accelerated", "tests", "benchmarks", "pyproject.toml", "README.md")
 # Imported once; each run of pytest is a fork of the process that has them.
 WARM = ["numpy", "jax", "jax.numpy", "flax.nnx", "optax", "torch", "transformers"]

@@ -16,7 +16,7 @@ from reference.errors import DtypeError, InputError
 from reference.layers.attention import attention, cross_attention, multi_head_attention
 from reference.layers.mask import causal, sliding_window
 from reference.layers.rotary import rotary_frequencies, rotary_halves
-from tests.mirror import assert_gradient, assert_mirror, random_like
+from tests.mirror import EVERY, assert_gradient, assert_mirror, random_like
 from tests.peers import peer
 
 
@@ -39,7 +39,7 @@ def test_attention_with_dropout_equals_its_twin():
     q, k, v = problem(rng)
     noise = {"rate": 0.3, "key": random.key(5)}
     assert_gradient(attention, q, k, v, **noise, rng=rng)
-    assert_mirror(attention, twins.attention, q, k, v, **noise, rng=rng)
+    assert_mirror(attention, twins.attention, q, k, v, **noise, rng=rng, noise_in=EVERY)
 
 
 def nowhere_at_first(t, s):
@@ -219,10 +219,10 @@ def test_multi_head_attention_equals_its_twin():
     x = rng.standard_normal((2, 5, 21))
     options = {"mask": causal, "rate": 0.2, "key": random.key(6)}
 
-    def ours(params, x, *, key):
+    def ours(params, x, *, key=None):
         return multi_head_attention(params, x, heads=3, **options | {"key": key})
 
-    def theirs(params, x, *, key):
+    def theirs(params, x, *, key=None):
         return apply(params, x, **options | {"key": key})
 
     assert_gradient(ours, params, x, key=options["key"], rng=rng)

@@ -7,7 +7,7 @@ import accelerated.layers.dropout as twins
 from reference import random
 from reference.errors import InputError
 from reference.layers.dropout import dropout, stochastic_depth
-from tests.mirror import assert_gradient, assert_mirror
+from tests.mirror import EVERY, assert_gradient, assert_mirror
 
 KEY = random.key(7)
 
@@ -17,7 +17,7 @@ def test_dropout_equals_its_twin(shape):
     rng = np.random.default_rng(0)
     x = rng.standard_normal(shape)
     assert_gradient(dropout, x, rate=0.3, key=KEY, rng=rng)
-    assert_mirror(dropout, twins.dropout, x, rate=0.3, key=KEY, rng=rng)
+    assert_mirror(dropout, twins.dropout, x, rate=0.3, key=KEY, rng=rng, noise_in=EVERY)
 
 
 @pytest.mark.parametrize("shape", [(101,), (13, 3, 7)])
@@ -27,7 +27,9 @@ def test_stochastic_depth_equals_its_twin(shape):
     kept = stochastic_depth(x, rate=0.4, key=KEY)[0].reshape(len(x), -1).any(axis=-1)
     assert 0 < kept.sum() < len(x)
     assert_gradient(stochastic_depth, x, rate=0.4, key=KEY, rng=rng)
-    assert_mirror(stochastic_depth, twins.stochastic_depth, x, rate=0.4, key=KEY, rng=rng)
+    assert_mirror(
+        stochastic_depth, twins.stochastic_depth, x, rate=0.4, key=KEY, rng=rng, noise_in=EVERY
+    )
 
 
 @pytest.mark.parametrize("rate, key", [(0.5, None), (0.0, KEY)])
