@@ -7,6 +7,7 @@ clip           byte-pair encoding with ends of words: CLIP's
 byte_fallback  byte-pair encoding of characters, with bytes for the rare ones: Llama 1 and 2
 unigram        the most probable of all ways to cut a word: SentencePiece's
 ranks          published BPE vocabularies in tiktoken's form: cl100k_base
+offsets        where in its text each token of any of them stands
 published      any of them from the files that others published
 """
 

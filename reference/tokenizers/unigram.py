@@ -203,7 +203,12 @@ class Unigram:
         return ids
 
     def _encode_word(self, word):
-        """The way whose pieces have the highest sum of scores; of equals, the longest last piece.
+        return [token for token, _, _ in self.pieces_of(word)]
+
+    def pieces_of(self, word):
+        """(id, start, end) of each piece of a word whose blank is shown.
+
+        The way whose pieces have the highest sum of scores; of equals, the longest last piece.
 
         best[m]: the score of the best way to the first m characters; last[m]: the beginning and the
         id of its last piece.
@@ -224,12 +229,13 @@ class Unigram:
                         best[end], last[end] = scores[token] + here, (start, token)
             if not single and worst + here > best[start + 1]:
                 best[start + 1], last[start + 1] = worst + here, (start, unknown)
-        ids, end = [], len(word)
-        while end:
-            end, token = last[end]
-            if token != unknown or not ids or ids[-1] != unknown:
-                ids.append(token)
-        return ids[::-1]
+        pieces, start = [], len(word)
+        while start:
+            end, (start, token) = start, last[start]
+            if token == unknown and pieces and pieces[-1][0] == unknown:
+                end = pieces.pop()[2]
+            pieces.append((token, start, end))
+        return pieces[::-1]
 
     def decode_bytes(self, ids):
         """The bytes that the ids stand for, with the blank that was put before the text."""
