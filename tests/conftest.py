@@ -1,10 +1,14 @@
 """Threads, precision and Hypothesis, settled before anything else is imported."""
 
+import gc
 import os
 
 # Two test processes share two cores: more threads than one each would only wait for each other.
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+# XLA's own passes are all there, and LLVM's are fewer: a program with dropout in it compiles in a
+# quarter of the time.  XLA_FLAGS= in the environment tests what users run, to the last instruction.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -15,6 +19,10 @@ jax.config.update("jax_default_matmul_precision", "highest")  # no TF32 on a GPU
 settings.register_profile("default", deadline=None)  # the first example compiles
 settings.register_profile("thorough", deadline=None, max_examples=1000)
 settings.load_profile("default")
+# What was imported stays: a collection that walks over all of it each time takes a tenth of a run.
+gc.collect()
+gc.freeze()
+gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_collection_modifyitems(config, items):
