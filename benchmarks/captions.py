@@ -175,10 +175,8 @@ def cosines_of(engine, config):
     the prompts say of each name, (N, V): `zero_shot` takes the nearest.
     """
     prompts = sentences(PROMPTS)
-    if engine == "accelerated":
-        apply, _ = functional(Clip.abstract(config), cosines_by_twin)
-    else:
-        apply = partial(cosines_by_reference, config=config)
+    twin, _ = functional(Clip.abstract(config), cosines_by_twin)
+    apply = twin if engine == "accelerated" else partial(cosines_by_reference, config=config)
 
     def cosines(params, images):
         return apply(params, images=images, prompts=prompts)

@@ -110,16 +110,8 @@ def run(
     config = config(tokenizer.vocabulary_size, pad=pad, end=end, wiring=wiring)
     rows = {name: rows_of(texts[name], tokenizer, boundaries[-1]) for name in ("train", "val")}
     sets = both_sets(rows, tokenizer, boundaries, training)
-    figures = {
-        "header": report.header,
-        "engine": engine,
-        "model": asdict(config) | {"parameters": parameters(config)},
-        "training": asdict(training),
-        "pairs": {name: len(pairs) for name, pairs in (texts | rows).items()},
-        "epochs": training.steps / sets[0].each_epoch,
-        "operations_a_step": operations(config, sets[0], training),
-        "target": {"test_bleu": TARGET, "seconds": LIMIT},
-    }
+    figures = begun_with(report, engine, config, training, sets[0])
+    figures["pairs"] = {name: len(pairs) for name, pairs in (texts | rows).items()}
     report.console.print(
         f"{parameters(config):,} weights; {figures['operations_a_step'] / 1e9:.1f} billion "
         f"floating-point operations a step, {sets[0].each_epoch} steps an epoch\n"
@@ -143,6 +135,19 @@ def run(
     report.finish("translation", figures, of_run)
     report_on(report, figures)
     return figures
+
+
+def begun_with(report, engine, config, training, data):
+    """The figures that are known before a run."""
+    return {
+        "header": report.header,
+        "engine": engine,
+        "model": asdict(config) | {"parameters": parameters(config)},
+        "training": asdict(training),
+        "epochs": training.steps / data.each_epoch,
+        "operations_a_step": operations(config, data, training),
+        "target": {"test_bleu": TARGET, "seconds": LIMIT},
+    }
 
 
 def tested(bleu, written, pairs):
@@ -187,7 +192,7 @@ def metric():
         from sacrebleu.metrics import BLEU
     except ImportError:
         raise InputError(
-            "sacrebleu is not installed, and BLEU is its: pip install 'twinformer[benchmarks]'"
+            "sacrebleu is not installed, and BLEU is its: pip install 'twinformer[metrics]'"
         ) from None
     return BLEU()
 

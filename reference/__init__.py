@@ -113,9 +113,10 @@ from reference.layers.softmax import log_softmax, softmax, softmax_with_sink
 from reference.models.bert import BertConfig, bert, bert_logits, bert_loss
 from reference.models.bert_heads import bert_pooler
 from reference.models.clip import ClipConfig, clip, clip_image, clip_text
-from reference.models.gpt import GPTConfig, gpt, gpt_loss
+from reference.models.decoder_heads import last_kept
+from reference.models.gpt import GPTConfig, gpt, gpt_hidden, gpt_logits, gpt_loss
 from reference.models.gpt1 import GPT1Config, gpt1, gpt1_classification_loss, gpt1_loss
-from reference.models.llama import LlamaConfig, llama, llama_loss
+from reference.models.llama import LlamaConfig, llama, llama_hidden, llama_logits, llama_loss
 from reference.models.transformer import (
     TransformerConfig,
     transformer,
@@ -168,15 +169,20 @@ __all__ = [
     "gpt1",
     "gpt1_classification_loss",
     "gpt1_loss",
+    "gpt_hidden",
+    "gpt_logits",
     "gpt_loss",
     "huber",
     "l2_norm",
+    "last_kept",
     "layer_norm",
     "layer_scale",
     "learned_grid_position",
     "learned_position",
     "linear",
     "llama",
+    "llama_hidden",
+    "llama_logits",
     "llama_loss",
     "locally_banded",
     "log_softmax",

@@ -11,18 +11,19 @@ from accelerated.layers.block import TransformerBlock, stack_of, through
 from accelerated.layers.dropout import dropout
 from accelerated.layers.embedding import Embed, known
 from accelerated.layers.feed_forward import FeedForward
-from accelerated.layers.loss import cross_entropy
 from accelerated.layers.normalization import LayerNorm
 from accelerated.layers.position import LearnedPosition
 from accelerated.layers.residual import PreNorm
+from accelerated.models.decoder_heads import head_of, logits_of, loss_of
 from reference.layers.mask import places
-from reference.models.gpt import check_documents, check_tokens, masks_of
+from reference.models.decoder_batches import check_documents, check_language, check_tokens
+from reference.models.gpt import masks_of
 
 __all__ = ["GPT"]
 
 
 class GPT(nnx.Module):
-    """`gpt` is its call, `gpt_loss` its method `loss`.
+    """`gpt` is its call; `gpt_hidden`, `gpt_logits` and `gpt_loss` are its methods.
 
     unroll, recompute: how the blocks are compiled, as in `through`; with `unroll` the parameters of
     the blocks are one stack.  attention: "cudnn" for that kernel.  The token table may have more
@@ -47,8 +48,14 @@ class GPT(nnx.Module):
         else:
             self.blocks = stack_of(config.layers, block, rngs=rngs)
         self.norm = LayerNorm(config.width, rngs=rngs)
+        for name, layer in head_of(config, rngs=rngs).items():
+            setattr(self, name, layer)
 
-    def __call__(self, *, tokens, documents=None, key=None):
+    def __call__(self, *, tokens, **options):
+        check_language(self.config)
+        return self.score(self.hidden(tokens=tokens, **options))
+
+    def hidden(self, *, tokens, documents=None, key=None):
         check_tokens(tokens, self.config, values=known(tokens))
         check_documents(documents, tokens)
         rate = self.config.dropout
@@ -59,10 +66,17 @@ class GPT(nnx.Module):
         options = {"rate": rate, "key": key} | self.compiled
         turns = [{"mask": mask} for mask in masks_of(self.config, documents)]
         y = through(self.blocks, x, layers=self.config.layers, turns=turns, **options)
-        return self.token.unembed(self.norm(y))[..., : self.config.vocabulary]
+        return self.norm(y)
 
-    def loss(self, *, tokens, labels, ignore=-100, **options):
-        return cross_entropy(self(tokens=tokens, **options), labels=labels, ignore=ignore)
+    def score(self, x):
+        return self.token.unembed(x)[..., : self.config.vocabulary]
+
+    def logits(self, *, tokens, kept=None, **options):
+        return logits_of(self, tokens=tokens, kept=kept, **options)
+
+    def loss(self, *, tokens, labels=None, starts=None, ends=None, ignore=-100, **options):
+        answers = {"labels": labels, "starts": starts, "ends": ends}
+        return loss_of(self, tokens=tokens, answers=answers, ignore=ignore, **options)
 
     @classmethod
     def abstract(cls, config, **options):

@@ -9,20 +9,22 @@ from accelerated.layers.block import TransformerBlock, stack_of, through
 from accelerated.layers.embedding import Embed, known
 from accelerated.layers.feed_forward import SwiGLU
 from accelerated.layers.linear import Linear
-from accelerated.layers.loss import cross_entropy
 from accelerated.layers.normalization import RMSNorm
 from accelerated.layers.residual import PreNorm
 from accelerated.layers.rotary import rotary_halves
+from accelerated.models.decoder_heads import head_of, logits_of, loss_of
 from reference.layers.mask import both, causal, sliding_window
 from reference.layers.mask import documents as mask_of_documents
-from reference.models.gpt import check_documents, check_tokens
+from reference.models.decoder_batches import check_documents, check_language, check_tokens
 from reference.models.llama import frequencies_of
 
 __all__ = ["Llama"]
 
 
 class Llama(nnx.Module):
-    """`llama` is its call, `llama_loss` its method `loss`; the options are those of `GPT`."""
+    """`llama` is its call; `llama_hidden`, `llama_logits` and `llama_loss` are its methods; the
+    options are those of `GPT`.
+    """
 
     def __init__(self, config, *, rngs, attention=None, unroll=None, recompute=None):
         norm = partial(RMSNorm, config.width, epsilon=config.epsilon)
@@ -49,10 +51,16 @@ class Llama(nnx.Module):
         else:
             self.blocks = stack_of(config.layers, block, rngs=rngs)
         self.norm = norm(rngs=rngs)
-        if not config.tied:
+        for name, layer in head_of(config, rngs=rngs).items():
+            setattr(self, name, layer)
+        if config.head == "language" and not config.tied:
             self.output = Linear(config.width, config.vocabulary, use_bias=False, rngs=rngs)
 
-    def __call__(self, *, tokens, documents=None, key=None):
+    def __call__(self, *, tokens, **options):
+        check_language(self.config)
+        return self.score(self.hidden(tokens=tokens, **options))
+
+    def hidden(self, *, tokens, documents=None, key=None):
         check_tokens(tokens, self.config, values=known(tokens))
         check_documents(documents, tokens)
         config = self.config
@@ -61,12 +69,18 @@ class Llama(nnx.Module):
         rotary = partial(rotary_halves, frequencies=frequencies_of(config))
         options = {"mask": mask, "rotary": rotary} | self.compiled
         y = through(self.blocks, self.token(ids=tokens), layers=config.layers, **options)
-        normed = self.norm(y)
-        logits = self.token.unembed(normed) if config.tied else self.output(normed)
-        return logits[..., : config.vocabulary]
+        return self.norm(y)
 
-    def loss(self, *, tokens, labels, ignore=-100, **options):
-        return cross_entropy(self(tokens=tokens, **options), labels=labels, ignore=ignore)
+    def score(self, x):
+        logits = self.token.unembed(x) if self.config.tied else self.output(x)
+        return logits[..., : self.config.vocabulary]
+
+    def logits(self, *, tokens, kept=None, **options):
+        return logits_of(self, tokens=tokens, kept=kept, **options)
+
+    def loss(self, *, tokens, labels=None, starts=None, ends=None, ignore=-100, **options):
+        answers = {"labels": labels, "starts": starts, "ends": ends}
+        return loss_of(self, tokens=tokens, answers=answers, ignore=ignore, **options)
 
     @classmethod
     def abstract(cls, config, **options):

@@ -64,7 +64,7 @@ def search_options(add):
     add(
         "--draft",
         metavar="FOLDER",
-        help="a smaller model, a run's or published, to guess tokens ahead: as likely a text, sooner",
+        help="a smaller model, a run's or published, to guess tokens ahead: a text sooner",
     )
     add("--guesses", type=int, metavar="N", help=f"of the draft, before they are tried ({GUESSES})")
 

@@ -18,6 +18,7 @@ from reference.layers.position import learned_position
 from reference.layers.residual import post_norm, pre_norm
 from reference.layers.rotary import rotary_halves
 from reference.models import name_of
+from reference.models.decoder_batches import check_language
 from reference.models.gpt import check_tokens, masks_of
 from reference.models.llama import frequencies_of
 
@@ -145,6 +146,8 @@ def check_decoder(config):
             f"the model is a {name_of(config)}, which does not write; give one of "
             f"{', '.join(DECODERS)}"
         )
+    if hasattr(config, "head"):
+        check_language(config)
 
 
 def check_cache(shape, tokens, start, config):

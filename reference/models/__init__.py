@@ -47,7 +47,7 @@ MODELS = {
         gpt.initial_params,
         gpt.parameter_shapes,
         gpt.check_batch,
-        later=("head_width", "band"),
+        later=("head_width", "band", "head", "labels", "classifier_dropout"),
     ),
     "gpt1": Model(
         gpt1.GPT1Config,
@@ -62,6 +62,7 @@ MODELS = {
         llama.initial_params,
         llama.parameter_shapes,
         llama.check_batch,
+        later=("head", "labels", "classifier_dropout"),
     ),
     "transformer": Model(
         transformer.TransformerConfig,

@@ -106,7 +106,7 @@ def score_texts(params, x, *, config, key):
 
 def score_each(params, x, *, config, key):
     """Which class each vector is of."""
-    noisy, dropout_backward = dropout(x, rate=config.dropout, key=key)
+    noisy, dropout_backward = dropout(x, rate=config.classifier_dropout, key=key)
     scores, linear_backward = linear(params["classifier"], noisy)
 
     def backward(dlogits):
@@ -161,21 +161,15 @@ def head_shapes(config):
     return {name: shapes for name, (heads, shapes) in parts.items() if config.head in heads}
 
 
-def check_answers(config, answers, shape, *, values=True):
+def check_answers(config, answers, shape, *, heads=HEADS, values=True):
     """Raise DtypeError or InputError unless the answers are those that this head learns from.
 
-    answers: by their names;  shape: of the tokens, (B, T).  Without `values`, only what their
-    shapes and dtypes say.
+    answers: by their names;  shape: of the tokens, (B, T);  heads: as HEADS, of the model.  Without
+    `values`, only what their shapes and dtypes say.
     """
-    given = {name: answer for name, answer in answers.items() if answer is not None}
-    if set(given) != set(HEADS[config.head]):
-        raise InputError(
-            f"the batch has {', '.join(given) or 'no answers'}, and the head {config.head} learns "
-            f"from {' and '.join(HEADS[config.head])}: give it that"
-        )
-    masked = config.head in MASKED
+    given = check_names(config, answers, heads)
     classes = {"starts": shape[1], "ends": shape[1]}
-    classes["labels"] = config.vocabulary if masked else config.labels
+    classes["labels"] = config.labels or config.vocabulary  # classes, or the tokens themselves
     for name, answer in given.items():
         each = name == "labels" and config.head != "sequence_classification"
         expected = tuple(shape if each else shape[:1])
@@ -190,6 +184,17 @@ def check_answers(config, answers, shape, *, values=True):
             check_integers(answer, name=name)
             if values:
                 check_classes(np.asarray(answer), classes[name], name=name)
+
+
+def check_names(config, answers, heads):
+    """The answers that are given, or the InputError unless they are those of the head."""
+    given = {name: answer for name, answer in answers.items() if answer is not None}
+    if set(given) != set(heads[config.head]):
+        raise InputError(
+            f"the batch has {', '.join(given) or 'no answers'}, and the head {config.head} learns "
+            f"from {' and '.join(heads[config.head])}: give it that"
+        )
+    return given
 
 
 def check_classes(answers, classes, *, name):

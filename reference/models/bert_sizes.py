@@ -52,6 +52,11 @@ class BertConfig:
         if self.head in CLASSES and not (isinstance(self.labels, int) and self.labels > 1):
             raise InputError(f"labels is {self.labels!r}; give the number of classes, 2 or more")
 
+    @property
+    def classifier_dropout(self):
+        """That of the classifier: as everywhere."""
+        return self.dropout
+
 
 # The published sizes: Devlin et al. 2018, sec. 3, with the vocabularies of the released files; the
 # smaller ones: Turc et al. 2019, "Well-read students learn better", table 1.

@@ -8,18 +8,21 @@ from functools import partial
 import numpy as np
 
 from reference import random, tree
-from reference.errors import InputError
 from reference.layers.attention import multi_head_attention
 from reference.layers.block import transformer_block
 from reference.layers.dropout import dropout
-from reference.layers.embedding import check_ids, check_integers, embed, unembed
-from reference.layers.loss import cross_entropy
+from reference.layers.embedding import embed
 from reference.layers.mask import both, causal, locally_banded, places
 from reference.layers.mask import documents as mask_of_documents
 from reference.layers.normalization import layer_norm
-from reference.layers.position import check_length, learned_position
+from reference.layers.position import learned_position
 from reference.layers.recompute import recomputed
-from reference.models.gpt_sizes import INITIALIZATIONS as INITIALIZATIONS  # all of these: handed on
+from reference.models.decoder_batches import check_batch as check_batch  # all of these: handed on
+from reference.models.decoder_batches import check_documents as check_documents
+from reference.models.decoder_batches import check_language
+from reference.models.decoder_batches import check_tokens as check_tokens
+from reference.models.decoder_heads import logits_of, loss_of
+from reference.models.gpt_sizes import INITIALIZATIONS as INITIALIZATIONS
 from reference.models.gpt_sizes import PRESETS as PRESETS
 from reference.models.gpt_sizes import GPTConfig as GPTConfig
 from reference.models.gpt_sizes import check_initialization as check_initialization
@@ -28,17 +31,17 @@ from reference.models.gpt_sizes import initial_params as initial_params
 from reference.models.gpt_sizes import parameter_count as parameter_count
 from reference.models.gpt_sizes import parameter_shapes as parameter_shapes
 
-__all__ = ["gpt", "gpt_loss"]
+__all__ = ["gpt", "gpt_hidden", "gpt_logits", "gpt_loss"]
 
 
-def gpt(params, *, tokens, config, documents=None, recompute=False, key=None):
-    """Score every token of the vocabulary as the next one, at every position.
+def gpt_hidden(params, *, tokens, config, documents=None, recompute=False, key=None):
+    """Read a text, each position in view of what came before: what every head of a GPT reads.
 
-        x₀ = dropout(E[tokens] + P),   xₗ = block(xₗ₋₁),   logits = norm(x_L) Eᵀ
+        x₀ = dropout(E[tokens] + P),   xₗ = block(xₗ₋₁),   x = norm(x_L)
 
-    params: token and position (embeddings), blocks (a list), norm.
-    tokens (B, T), integers in [0, V) -> logits (B, T, V).  With a key, dropout is on: block l's
-    key is fold_in(key, l), the embeddings' fold_in(key, L).
+    params: token and position (embeddings), blocks (a list), norm, and those of a head.
+    tokens (B, T), integers in [0, V) -> hidden states x (B, T, D).  With a key, dropout is on:
+    block l's key is fold_in(key, l), the embeddings' fold_in(key, L).
     documents (B, T): a number for each token, where several texts are packed into a sequence: each
     is then read as if it were alone.  recompute: blocks keep only their input, see `recomputed`.
     With a `band` in the config, dense and locally banded blocks take turns, as in GPT-3.
@@ -46,8 +49,8 @@ def gpt(params, *, tokens, config, documents=None, recompute=False, key=None):
     longer than the context.
     Source: Radford et al. 2019, sec. 2.3; dropout: Radford et al. 2018, sec. 4.1.
 
-    Backward: block by block, from the last to the first; the token table served at both ends, so
-    its gradient is the sum of both uses.
+    Backward: block by block, from the last to the first; a head's parameters are not read, so their
+    gradient is 0.
     """
     check_tokens(tokens, config)
     check_documents(documents, tokens)
@@ -68,38 +71,86 @@ def gpt(params, *, tokens, config, documents=None, recompute=False, key=None):
             block, x, attention=attention, rate=config.dropout, key=block_key
         )
         block_backwards.append(block_backward)
-
     normed, norm_backward = layer_norm(params["norm"], x)
-    logits, unembed_backward = unembed(params["token"], normed)
 
-    def backward(dlogits):
-        dtoken_as_output, dnormed = unembed_backward(dlogits)
+    def backward(dnormed):
         dnorm, dx = norm_backward(dnormed)
         dblocks = []
         for block_backward in reversed(block_backwards):
             dblock, dx, _ = block_backward(dx)
             dblocks.append(dblock)
         dposition, dembedded = position_backward(embedding_dropout_backward(dx))
-        dtoken = tree.map(np.add, token_backward(dembedded), dtoken_as_output)
-        return {"token": dtoken, "position": dposition, "blocks": dblocks[::-1], "norm": dnorm}
+        dparams = {"token": token_backward(dembedded), "position": dposition}
+        dparams |= {"blocks": dblocks[::-1], "norm": dnorm}
+        unread = {name: part for name, part in params.items() if name not in dparams}
+        return dparams | tree.map(np.zeros_like, unread)
 
-    return logits, backward
+    return normed, backward
 
 
-def gpt_loss(params, *, tokens, labels, config, ignore=-100, **options):
-    """How surprised the model is, in nats a token, by what did come next: what training descends.
+def gpt(params, *, tokens, config, **options):
+    """Score every token of the vocabulary as the next one, at every position.
 
-        loss = cross_entropy(gpt(tokens), labels),   labelsₜ = tokensₜ₊₁
+        logits = x Eᵀ,   x = gpt_hidden(tokens)
 
-    params, tokens (B, T) and options as of `gpt`;  labels (B, T), `ignore` where nothing is to be
-    learnt -> a scalar.  Raises what `gpt` and `cross_entropy` raise.
-    Source: Radford et al. 2019, eq. 1.
+    params: token and position (embeddings), blocks (a list), norm.
+    tokens (B, T), integers in [0, V), and options as of `gpt_hidden` -> logits (B, T, V).
+    Raises what `gpt_hidden` does, and InputError for a model with another head.
+    Source: Radford et al. 2018, eq. 2;  2019, sec. 2.3.
+
+    Backward: the token table served at both ends, so its gradient is the sum of both uses.
+    """
+    check_language(config)
+    logits, logits_backward = gpt_logits(params, tokens=tokens, config=config, **options)
+    return logits["tokens"], lambda dlogits: logits_backward({"tokens": dlogits})
+
+
+def gpt_logits(params, *, tokens, config, kept=None, **options):
+    """What the head of a model answers, as scores by the name of the question.
+
+        language                  tokens (B, T, V):  x Eᵀ
+        sequence_classification   classes (B, labels):  x_t W,  t the last token that is kept
+        token_classification      classes (B, T, labels):  dropout(x) W + b
+        question_answering        starts and ends (B, T), the two columns of x W + b
+
+    params: as of `gpt_hidden`, with the head's, `classifier` or `spans`.  tokens (B, T) and options
+    as there, which gives x -> a dict of logits.  kept (B, T), booleans: False for what only fills
+    up, at the end of a row; what is kept never sees it.  The classifier's dropout, of the rate
+    `classifier_dropout`, has the key fold_in(key, L + 2).
+    Raises what `gpt_hidden` does, and InputError or DtypeError for kept that is not True and then
+    False, and for several documents in a row that is asked once.
+    Source: Radford et al. 2018, sec. 3.2 (a text's class, from its last token);  all heads: Hugging
+    Face's GPT2For… in modeling_gpt2.py.
+    Differs from Hugging Face's, which takes for the last token the last that is not `pad_token_id`,
+    and where it has an `attention_mask` gives other scores at what fills up, which nobody reads
+    there but a softmax over all positions of an answer.
+
+    Backward: that of the head, then that of `gpt_hidden`.
+    """
+    return logits_of(gpt_hidden, params, tokens=tokens, config=config, kept=kept, **options)
+
+
+def gpt_loss(
+    params, *, tokens, config, labels=None, starts=None, ends=None, ignore=-100, **options
+):
+    """How surprised the model is, in nats, by what is right: what training descends.
+
+        language:             loss = cross_entropy(gpt(tokens), labels),   labelsₜ = tokensₜ₊₁
+        classes:              loss = cross_entropy(classes, labels)
+        question answering:   loss = (cross_entropy(starts) + cross_entropy(ends)) / 2
+
+    params, tokens (B, T) and options as of `gpt_logits` -> a scalar.  By the head:  labels (B, T)
+    or, for a text's class, (B,);  starts, ends (B,): the answer's first and last token;  all of
+    them `ignore` where nothing is to be learnt, which is -100 in all heads but that of language.
+    Raises what `gpt_logits` and `cross_entropy` raise, and InputError or DtypeError for other
+    answers than the head learns from, or of another shape, or outside its classes.
+    Source: Radford et al. 2019, eq. 1;  2018, eq. 4 (classes).
 
     Backward: the chain rule.
     """
-    logits, gpt_backward = gpt(params, tokens=tokens, config=config, **options)
-    loss, cross_entropy_backward = cross_entropy(logits, labels=labels, ignore=ignore)
-    return loss, lambda dloss: gpt_backward(cross_entropy_backward(dloss))
+    inputs = {"tokens": tokens, "config": config, "ignore": ignore} | options
+    answers = {"labels": labels, "starts": starts, "ends": ends}
+    return loss_of(gpt_logits, params, answers=answers, **inputs)
 
 
 def masks_of(config, documents=None):
@@ -108,39 +159,3 @@ def masks_of(config, documents=None):
     if config.band is not None:
         masks = [locally_banded(layer, width=config.band) for layer in (0, 1)]
     return masks if documents is None else [both(m, mask_of_documents(documents)) for m in masks]
-
-
-def check_tokens(tokens, config, *, name="tokens", values=True):
-    """Raise DtypeError or InputError for tokens that this model cannot read.
-
-    Without `values`, only what shape and dtype say: for arrays of which no more is known yet.
-    """
-    check_integers(tokens, name=name)
-    if tokens.ndim != 2 or 0 in tokens.shape:
-        raise InputError(f"{name} has shape {tuple(tokens.shape)}; give (B, T), neither of them 0")
-    check_length(tokens.shape[1], config.context)
-    if values:
-        check_ids(np.asarray(tokens), config.vocabulary, name=name)
-
-
-def check_documents(documents, tokens):
-    """Raise DtypeError or InputError unless there is a number for each token, or none for any."""
-    if documents is None:
-        return
-    check_integers(documents, name="documents")
-    if documents.shape != tokens.shape:
-        raise InputError(
-            f"documents has shape {tuple(documents.shape)}, tokens {tuple(tokens.shape)}; give one "
-            "number for each token"
-        )
-
-
-def check_batch(config, *, tokens, labels, documents=None):
-    """Raise DtypeError or InputError for a batch that `gpt_loss` cannot be trained on."""
-    check_tokens(tokens, config)
-    check_ids(labels, config.vocabulary, name="labels", ignore=-100)
-    check_documents(documents, tokens)
-    if labels.shape != tokens.shape:
-        raise InputError(
-            f"labels has shape {labels.shape}, tokens {tokens.shape}; give a label for each token"
-        )

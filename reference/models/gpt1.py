@@ -16,8 +16,7 @@ from reference.layers.mask import documents as mask_of_documents
 from reference.layers.position import learned_position
 from reference.layers.recompute import recomputed
 from reference.layers.residual import post_norm
-from reference.models.gpt import check_batch as check_batch  # handed on: of any decoder
-from reference.models.gpt import check_documents, check_tokens
+from reference.models.decoder_batches import check_documents, check_texts, check_tokens
 from reference.models.gpt1_sizes import PRESETS as PRESETS  # all of these: handed on
 from reference.models.gpt1_sizes import GPT1Config as GPT1Config
 from reference.models.gpt1_sizes import check_choices as check_choices
@@ -27,6 +26,8 @@ from reference.models.gpt1_sizes import parameter_shapes as parameter_shapes
 from reference.models.tower import pick
 
 __all__ = ["gpt1", "gpt1_classification_loss", "gpt1_loss"]
+
+check_batch = check_texts
 
 
 def gpt1(params, *, tokens, config, documents=None, recompute=False, key=None):

@@ -9,6 +9,8 @@ from reference import random, tree
 from reference.errors import InputError
 from reference.layers.attention import check_heads
 from reference.layers.dropout import check_rate
+from reference.models.decoder_batches import check_head
+from reference.models.decoder_heads import head_flops, head_shapes
 
 __all__ = []
 
@@ -27,6 +29,9 @@ class GPTConfig:
     dropout: float = 0.0
     head_width: int | None = None  # K; None: D / H
     band: int | None = None  # every second block sees the last so many positions alone, as in GPT-3
+    head: str = "language"  # one of decoder_batches.HEADS
+    labels: int | None = None  # classes that a head of them tells apart
+    classifier_dropout: float = 0.1  # of the head token_classification alone, as Hugging Face's
 
     def __post_init__(self):
         sizes = ["vocabulary", "context", "layers", "heads", "width"]
@@ -38,6 +43,8 @@ class GPTConfig:
         if self.head_width is None:
             check_heads(self.width, self.heads)
         check_rate(self.dropout)
+        check_rate(self.classifier_dropout)
+        check_head(self.head, self.labels)
 
     @property
     def attention_width(self):
@@ -67,9 +74,10 @@ def initial_params(config, *, key, initialization="paper", dtype=np.float32):
     the code, does not.  "scaled" has that of "paper" for the width of GPT-2, 768, and for another D
     √(768 / D) times as much in all kernels: sums over D features then keep their size, and a narrow
     model learns much faster.
+    The kernel of a head has 0.02 in all of them, as in Hugging Face's code.
     Drawn in float32 for every dtype.  Keys: block l's is fold_in(key, l), split in the order query,
     key, value, out, up, down; the token table's fold_in(key, L), the position table's fold_in(key,
-    L + 1).
+    L + 1), a head's fold_in(key, L + 2).
     Raises InputError for another initialization.
     Source: Radford et al. 2019, sec. 2.3; openai/gpt-2, src/model.py.  "scaled" as Glorot & Bengio
     2010, eq. 12, with the factor that is theirs.
@@ -78,12 +86,15 @@ def initial_params(config, *, key, initialization="paper", dtype=np.float32):
     shapes, layers = parameter_shapes(config), config.layers
     kernel_std = 0.02 * (768 / config.width) ** 0.5 if initialization == "scaled" else 0.02
     residual_std = 0.02 if initialization == "released" else kernel_std / (2 * layers) ** 0.5
-    std = {"token": 0.02, "position": 0.01, "out": residual_std, "down": residual_std}
-    kernels = [path for path in shapes if path.endswith("kernel")]
+    tables, heads = {"token": 0.02, "position": 0.01}, dict.fromkeys(("classifier", "spans"), 0.02)
+    std = tables | heads | {"out": residual_std, "down": residual_std}
+    kernels = [path for path in shapes if path.startswith("blocks") and path.endswith("kernel")]
     block_keys = [random.split(random.fold_in(key, layer), 6) for layer in range(layers)]
     keys = dict(zip(kernels, np.concatenate(block_keys), strict=True)) | {
         "token.embedding": random.fold_in(key, layers),
         "position.embedding": random.fold_in(key, layers + 1),
+        "classifier.kernel": random.fold_in(key, layers + 2),
+        "spans.kernel": random.fold_in(key, layers + 2),
     }
 
     def draw(path, shape):
@@ -118,7 +129,7 @@ def parameter_shapes(config):
         "blocks": [block] * config.layers,
         "norm": norm,
     }
-    return tree.flatten(params)
+    return tree.flatten(params | head_shapes(config))
 
 
 def parameter_count(config):
@@ -134,14 +145,21 @@ def flops_per_token(config, length):
     Each of N weights takes part in a multiplication and an addition, once forward and twice
     backward; attention's two products over S positions come to 12 H K S a layer (of the S = T of a
     dense one, the causal half is counted whole).  N leaves out the position table, which multiplies
-    nothing.
+    nothing;  and so does the token table where the head is not that of language: then 6 N₁ come to
+    it for the head's N₁ weights, and 6 N₁ / T where it reads the last token alone.
     Source: Chowdhery et al. 2022, "PaLM", appendix B, where H K = D and all layers are dense; the
     band counts as what it shows.
     """
-    weights = parameter_count(config) - config.context * config.width
+    idle = ("position", "classifier", "spans")
+    idle += () if config.head == "language" else ("token",)
+    weights = sum(
+        math.prod(shape)
+        for path, shape in parameter_shapes(config).items()
+        if not path.startswith(idle)
+    )
     banded = 0 if config.band is None else config.layers // 2
     seen = (config.layers - banded) * length + banded * min(length, config.band or length)
-    return 6 * weights + 12 * config.attention_width * seen
+    return 6 * weights + head_flops(config, length) + 12 * config.attention_width * seen
 
 
 def check_initialization(initialization):

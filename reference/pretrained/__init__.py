@@ -38,7 +38,7 @@ class Family(NamedTuple):
     read_config: Callable  # (settings, source) -> our config; raises CheckpointError
     write_config: Callable  # (config) -> settings
     stored: Callable  # (config) -> {our path: names.Stored}
-    prefix: str = ""  # of names, which files of the model without its head leave out
+    prefix: str | tuple[str, ...] = ""  # of names, which files without a head leave out; or several
     left_out: Pattern | None = None  # names that hold nothing to learn
     tied: dict = {}  # names in some files -> our path of which they are a copy
     holds: Callable | None = None  # (config) -> whether this form holds such a model; None: all
@@ -49,11 +49,11 @@ class Family(NamedTuple):
 FAMILIES = {  # by config.json's model_type
     "bert": Family("bert", *bert.FAMILY, **bert.HEADS),
     "clip": Family("clip", *clip.FAMILY),
-    "gpt2": Family("gpt", *gpt2.FAMILY),
+    "gpt2": Family("gpt", *gpt2.FAMILY, **gpt2.HEADS),
     "gpt_neo": Family("gpt", *gpt_neo.FAMILY),
-    "llama": Family("llama", *llama.FAMILY),
+    "llama": Family("llama", *llama.FAMILY, **llama.HEADS),
     "marian": Family("transformer", *marian.FAMILY),
-    "mistral": Family("llama", *llama.FAMILY),
+    "mistral": Family("llama", *llama.FAMILY, **llama.HEADS),
     "openai-gpt": Family("gpt1", *openai_gpt.FAMILY),
     "vit": Family("vit", *vit.FAMILY, **vit.HEADS),
 }
@@ -199,7 +199,8 @@ def local(directory):
     try:
         return Path(snapshot_download(name, allow_patterns=PATTERNS))
     except Exception as error:  # of many kinds: no network, no such name, no permission
+        said = " ".join(str(error).split())
         raise InputError(
             f"{name} is no directory here, and Hugging Face's hub did not give it "
-            f"({type(error).__name__}: {error!s:.200}); give a directory, or look at the network"
+            f"({type(error).__name__}: {said:.200}); give a directory, or look at the network"
         ) from None

@@ -8,10 +8,11 @@ from reference.models.bert import BertConfig
 from reference.models.bert_heads import CLASSES, MASKED, PAIRS, POOLED
 from reference.pretrained.names import Stored, embedding, linear, norm
 from reference.pretrained.settings import (
+    PROBLEM,
+    architecture,
     check_fixed,
     choice,
-    labels_for,
-    named_labels,
+    classes_of,
     names_of_labels,
 )
 
@@ -43,7 +44,6 @@ FIXED = {
     "add_cross_attention": False,
     "tie_word_embeddings": True,
 }
-PROBLEM = "single_label_classification"
 MODULES = {
     "query": "attention.self.query",
     "key": "attention.self.key",
@@ -71,21 +71,11 @@ def read_config(settings, source, *, head=None, labels=None):
         fixed["problem_type"] = defaults["problem_type"] = PROBLEM
     check_fixed(settings, fixed, source, defaults=defaults)
     activation = choice("hidden_act", settings.get("hidden_act", "gelu"), ACTIVATIONS, source)
-    if own in CLASSES and head is None:
-        labels = named_labels(settings) or 2  # Hugging Face's default
-    elif own in CLASSES:
-        labels = labels_for(head, labels, settings, source)
-    elif labels is not None:
-        raise InputError(f"labels is {labels!r}, for which the head {head} has no use")
+    labels = classes_of(own, head, labels, settings, source)
     try:
         return BertConfig(**sizes, activation=activation, head=own, labels=labels)
     except (InputError, TypeError) as error:
         raise CheckpointError(f"{source}: {error}") from None
-
-
-def architecture(settings):
-    """The first of the classes that the settings are for, or None."""
-    return (settings.get("architectures") or [None])[0]
 
 
 def write_config(config):

@@ -94,11 +94,15 @@ def renamed(directory, found, family, known, beginnings):
 
 
 def current(name, prefix, known, beginnings):
-    """The name of today for one of a file: of a model without its head, or one from TensorFlow."""
+    """The name of today for one of a file: of a model without its head or with another, or one from
+    TensorFlow.
+    """
     for old, new in RENAMED.items():
         name = name.removesuffix(old) + new if name.endswith(old) else name
-    longer = prefix + name
-    return longer if longer in known or longer.startswith(beginnings) else name
+    several = (prefix,) if isinstance(prefix, str) else prefix
+    bare = next((name.removeprefix(one) for one in several if name.startswith(one)), name)
+    possible = (one + bare for one in several)
+    return next((n for n in possible if n in known or n.startswith(beginnings)), name)
 
 
 def gathered(fit, drawn):

@@ -5,6 +5,8 @@ import re
 from reference import tree
 from reference.errors import CheckpointError, InputError
 from reference.models.gpt import GPTConfig
+from reference.pretrained.decoder_heads import HEADS as HEADS  # handed on
+from reference.pretrained.decoder_heads import read_head, stored_head, write_head
 from reference.pretrained.names import Stored, embedding, norm
 from reference.pretrained.settings import check_fixed
 
@@ -26,13 +28,18 @@ FIXED = {
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 
 
-def read_config(settings, source):
-    """The GPTConfig of some settings; one that is left out has Hugging Face's default."""
+def read_config(settings, source, *, head=None, labels=None):
+    """The GPTConfig of some settings; one that is left out has Hugging Face's default.
+
+    head, labels: those that are asked for, in place of what the settings say.
+    """
     if missing := [name for name in SIZES.values() if name not in settings]:
         raise CheckpointError(f"{source} has no {', '.join(missing)}: copy it again")
     rate = settings.get("resid_pdrop", 0.1)
+    sizes = {ours: settings[name] for ours, name in SIZES.items()}
+    asked = read_head(settings, source, head=head, labels=labels)
     try:
-        config = GPTConfig(**{ours: settings[name] for ours, name in SIZES.items()}, dropout=rate)
+        config = GPTConfig(**sizes, dropout=rate, **asked)
     except (InputError, TypeError) as error:
         raise CheckpointError(f"{source}: {error}") from None
     ours = FIXED | dict.fromkeys(DROPOUTS, rate) | {"n_inner": 4 * config.width}
@@ -43,7 +50,7 @@ def read_config(settings, source):
 def write_config(config):
     """The settings of a GPTConfig."""
     sizes = {theirs: getattr(config, ours) for ours, theirs in SIZES.items()}
-    about = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}
+    about = {"model_type": "gpt2"} | write_head(config, "GPT2", "GPT2LMHeadModel")
     ends = dict.fromkeys(("bos_token_id", "eos_token_id"), config.vocabulary - 1)
     return about | sizes | dict.fromkeys(DROPOUTS, config.dropout) | FIXED | ends
 
@@ -65,7 +72,8 @@ def stored(config):
         )
     tables = {"token": embedding("transformer.wte")}
     tables |= {"position": embedding("transformer.wpe")}
-    return tree.flatten(tables | {"blocks": blocks, "norm": norm("transformer.ln_f")})
+    body = tables | {"blocks": blocks, "norm": norm("transformer.ln_f")}
+    return tree.flatten(body | stored_head(config))
 
 
 def conv1d(name, part=0, parts=1):

@@ -99,8 +99,9 @@ def stored(config):
 
 
 def holds(config):
-    """Whether such a GPT can be written so: bands, and heads as wide as D allows."""
-    return config.band is not None and config.attention_width == config.width
+    """Whether such a GPT can be written so: bands, heads as wide as D allows, and no other head."""
+    wide = config.attention_width == config.width
+    return config.band is not None and wide and config.head == "language"
 
 
 BUFFERS = re.compile(r"(transformer\.)?h\.[0-9]+\.attn\.attention\.(masked_)?bias")  # masks

@@ -5,6 +5,8 @@ import re
 from reference import tree
 from reference.errors import CheckpointError, InputError
 from reference.models.llama import LlamaConfig, Scaling
+from reference.pretrained.decoder_heads import HEADS as HEADS  # handed on
+from reference.pretrained.decoder_heads import read_head, stored_head, write_head
 from reference.pretrained.names import embedding, linear, norm
 from reference.pretrained.settings import check_fixed
 
@@ -42,8 +44,11 @@ MODULES = {
 }
 
 
-def read_config(settings, source):
-    """The LlamaConfig of some settings."""
+def read_config(settings, source, *, head=None, labels=None):
+    """The LlamaConfig of some settings.
+
+    head, labels: those that are asked for, in place of what the settings say.
+    """
     if missing := [name for name in SIZES.values() if name not in settings]:
         raise CheckpointError(f"{source} has no {', '.join(missing)}: copy it again")
     check_fixed(settings, FIXED, source, defaults=FIXED)
@@ -53,6 +58,7 @@ def read_config(settings, source):
     # Version 5 of transformers has one entry for the base and the scaling, those before had two.
     rotary = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
     base = rotary.get("rope_theta", settings.get("rope_theta", 10000.0))
+    asked = read_head(settings, source, head=head, labels=labels)
     try:
         return LlamaConfig(
             **sizes,
@@ -60,6 +66,7 @@ def read_config(settings, source):
             scaling=read_scaling(rotary, source),
             window=settings.get("sliding_window"),
             tied=settings.get("tie_word_embeddings", False),
+            **asked,
         )
     except (InputError, TypeError) as error:
         raise CheckpointError(f"{source}: {error}") from None
@@ -87,7 +94,8 @@ def write_config(config):
         scaling = {theirs: getattr(config.scaling, ours) for ours, theirs in SCALING.items()}
         rotary |= {"rope_type": "llama3"} | scaling
     name = "llama" if config.window is None else "mistral"
-    about = {"model_type": name, "architectures": [f"{name.capitalize()}ForCausalLM"]}
+    begin = name.capitalize()
+    about = {"model_type": name} | write_head(config, begin, f"{begin}ForCausalLM")
     sizes = {theirs: getattr(config, ours) for ours, theirs in (SIZES | OPTIONAL).items()}
     window = {} if config.window is None else {"sliding_window": config.window}
     more = {"rope_parameters": rotary, "tie_word_embeddings": config.tied}
@@ -96,10 +104,13 @@ def write_config(config):
 
 
 def stored(config):
-    """Where each parameter lies."""
-    blocks = []
+    """Where each parameter lies.  A Llama's stack, but no Mistral's, has another name where it
+    answers questions.
+    """
+    asked, blocks = config.head == "question_answering" and config.window is None, []
+    body = "transformer" if asked else "model"
     for layer in range(config.layers):
-        h = f"model.layers.{layer}"
+        h = f"{body}.layers.{layer}"
         kernels = {ours: linear(f"{h}.{name}", bias=False) for ours, name in MODULES.items()}
         attention = {name: kernels.pop(name) for name in ("query", "key", "value", "out")}
         before, between = (
@@ -112,11 +123,13 @@ def stored(config):
                 "feed_forward": {"norm": between, "sublayer": kernels},
             }
         )
-    tables = {"token": embedding("model.embed_tokens"), "norm": norm("model.norm", bias=False)}
-    output = {} if config.tied else {"output": linear("lm_head", bias=False)}
-    return tree.flatten(tables | {"blocks": blocks} | output)
+    tables = {"token": embedding(f"{body}.embed_tokens"), "norm": norm(f"{body}.norm", bias=False)}
+    if config.head == "language" and not config.tied:
+        tables["output"] = linear("lm_head", bias=False)
+    return tree.flatten(tables | {"blocks": blocks} | stored_head(config, each="score"))
 
 
-BUFFERS = re.compile(r"(model\.)?layers\.[0-9]+\.self_attn\.rotary_emb\.inv_freq")
+BUFFERS = re.compile(r"((model|transformer)\.)?layers\.[0-9]+\.self_attn\.rotary_emb\.inv_freq")
 TIED = {"lm_head.weight": "token.embedding"}
-FAMILY = (read_config, write_config, stored, "model.", BUFFERS, TIED)
+BODIES = ("model.", "transformer.")
+FAMILY = (read_config, write_config, stored, BODIES, BUFFERS, TIED)

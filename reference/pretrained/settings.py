@@ -3,7 +3,9 @@
 from dataclasses import fields, is_dataclass
 
 from reference.errors import CheckpointError, InputError
+from reference.models.bert_heads import CLASSES
 
+PROBLEM = "single_label_classification"
 NUMBER = (int, float)
 INNER = ("rope_parameters", "rope_scaling")  # settings that hold others
 INNER += ("text_config", "text_config_dict", "vision_config", "vision_config_dict")
@@ -90,6 +92,26 @@ def labels_for(head, labels, settings, source):
             f"{source} names no classes for the head {head}: give their number as labels"
         )
     return found
+
+
+def classes_of(own, head, labels, settings, source):
+    """The number of classes of a model's own head, or None where it has no use for it.
+
+    head, labels: those that are asked for, in place of what the settings say, or None.  Raises
+    InputError where classes are missing, or for no use.
+    """
+    if own in CLASSES:
+        if head is None:
+            return named_labels(settings) or 2  # Hugging Face's default
+        return labels_for(head, labels, settings, source)
+    if labels is not None:
+        raise InputError(f"labels is {labels!r}, for which the head {head} has no use")
+    return None
+
+
+def architecture(settings):
+    """The first of the classes that the settings are for, or None."""
+    return (settings.get("architectures") or [None])[0]
 
 
 def names_of_labels(labels):

@@ -280,7 +280,7 @@ def test_texts_that_do_not_belong_together_are_named(
 def test_without_sacrebleu_it_is_asked_for(tmp_path, capsys, monkeypatch, command):
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
     assert command(["translation", "--data", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
-    assert "pip install 'twinformer[benchmarks]'" in capsys.readouterr().err
+    assert "pip install 'twinformer[metrics]'" in capsys.readouterr().err
 
 
 def test_what_was_typed_is_kept(monkeypatch, command):

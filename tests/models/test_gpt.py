@@ -1,4 +1,6 @@
 import math
+from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
@@ -16,6 +18,8 @@ from reference.models.gpt import (
     GPTConfig,
     flops_per_token,
     gpt,
+    gpt_hidden,
+    gpt_logits,
     gpt_loss,
     initial_params,
     parameter_count,
@@ -23,9 +27,14 @@ from reference.models.gpt import (
 from tests.mirror import MODEL, assert_gradient, assert_mirror, random_like
 
 CONFIG = GPTConfig(vocabulary=17, context=7, layers=2, heads=3, width=15, dropout=0.2)
-PARAMS = random_like(
-    initial_params(CONFIG, key=random.key(0), dtype=np.float64), np.random.default_rng(0)
-)
+
+
+def params_of(config):
+    params = initial_params(config, key=random.key(0), dtype=np.float64)
+    return random_like(params, np.random.default_rng(0))
+
+
+PARAMS = params_of(CONFIG)
 APPLY, _ = functional(GPT.abstract(CONFIG))
 LOSS, _ = functional(GPT.abstract(CONFIG), GPT.loss)
 tokens_of = st.integers(0, 2**32).map(
@@ -46,6 +55,30 @@ def test_gpt_equals_its_twin():
     batch = {"tokens": rng.integers(0, 17, (2, 5)), "key": random.key(3)}
     assert_gradient(ours, PARAMS, **batch, rng=rng)
     assert_mirror(ours, APPLY, PARAMS, **batch, rng=rng, tolerance=MODEL, narrow={})
+
+
+HEADED = replace(CONFIG, layers=1, head="sequence_classification", labels=5)
+
+
+def test_gpt_hidden_equals_its_twin():
+    """The gradient of the head's parameters, which it does not read, is 0 in both."""
+    rng = np.random.default_rng(5)
+    apply, _ = functional(GPT.abstract(HEADED), GPT.hidden)
+    batch = {"tokens": rng.integers(0, 17, (2, 5)), "key": random.key(3)}
+    hidden, params = partial(gpt_hidden, config=HEADED), params_of(HEADED)
+    assert_gradient(hidden, params, **batch, rng=rng)
+    assert_mirror(hidden, apply, params, **batch, rng=rng, tolerance=MODEL, narrow={})
+
+
+def test_gpt_logits_equal_their_twin():
+    """Of a text's class.  Turns red if the last token is read for the last one that is kept."""
+    rng = np.random.default_rng(6)
+    apply, _ = functional(GPT.abstract(HEADED), GPT.logits)
+    kept = np.arange(5) < np.array([[4], [2]])
+    batch = {"tokens": rng.integers(0, 17, (2, 5)), "kept": kept, "key": random.key(3)}
+    logits, params = partial(gpt_logits, config=HEADED), params_of(HEADED)
+    assert_gradient(logits, params, **batch, rng=rng)
+    assert_mirror(logits, apply, params, **batch, rng=rng, tolerance=MODEL, narrow={})
 
 
 def test_gpt_loss_equals_its_twin():

@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
@@ -18,6 +19,8 @@ from reference.models.llama import (
     flops_per_token,
     initial_params,
     llama,
+    llama_hidden,
+    llama_logits,
     llama_loss,
     parameter_shapes,
 )
@@ -57,6 +60,29 @@ def test_llama_equals_its_twin():
     assert_gradient(ours, PARAMS, tokens=tokens, rng=rng)
     options = {"rng": rng, "tolerance": MODEL, "narrow": {}}
     assert_mirror(ours, apply, PARAMS, tokens=tokens, **options)
+
+
+HEADED = replace(TIED, layers=1, head="token_classification", labels=5)
+
+
+def test_llama_hidden_equals_its_twin():
+    """The gradient of the head's parameters, which it does not read, is 0 in both."""
+    rng = np.random.default_rng(5)
+    apply, _ = functional(Llama.abstract(HEADED), Llama.hidden)
+    hidden, params = partial(llama_hidden, config=HEADED), params_of(HEADED)
+    batch = {"tokens": rng.integers(0, 17, (2, 7))}
+    assert_gradient(hidden, params, **batch, rng=rng)
+    assert_mirror(hidden, apply, params, **batch, rng=rng, tolerance=MODEL, narrow={})
+
+
+def test_llama_logits_equal_their_twin():
+    """Of each token's class, with the classifier's dropout.  Turns red with another key of it."""
+    rng = np.random.default_rng(6)
+    apply, _ = functional(Llama.abstract(HEADED), Llama.logits)
+    logits, params = partial(llama_logits, config=HEADED), params_of(HEADED)
+    batch = {"tokens": rng.integers(0, 17, (2, 7)), "key": random.key(3)}
+    assert_gradient(logits, params, **batch, rng=rng)
+    assert_mirror(logits, apply, params, **batch, rng=rng, tolerance=MODEL, narrow={})
 
 
 def test_llama_loss_equals_its_twin():
@@ -108,10 +134,11 @@ def test_recomputation_changes_no_bit():
 
 
 def test_the_published_sizes_have_the_published_numbers_of_weights():
-    """In billions, of the papers' tables and the released files."""
+    """In billions, of the papers' tables and the released files; one size is ours."""
     counts = {
         name: sum(math.prod(shape) for shape in parameter_shapes(config).values()) / 1e9
         for name, config in PRESETS.items()
+        if name != "llama_micro"
     }
     expected = {"llama_7b": 6.74, "llama_13b": 13.02, "llama_33b": 32.53, "llama_65b": 65.29}
     expected |= {"llama2_7b": 6.74, "llama2_13b": 13.02, "llama2_70b": 68.98}

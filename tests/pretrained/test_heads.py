@@ -12,7 +12,7 @@ from reference.errors import CheckpointError, InputError
 from reference.models import model_of
 from reference.models.bert import BertConfig, bert_logits
 from reference.models.bert_heads import HEADS
-from reference.models.gpt import GPTConfig
+from reference.models.gpt1 import GPT1Config
 from reference.models.vit import ViTConfig, for_labels
 from reference.pretrained import Changes, changes, load, save
 from reference.training import array_files
@@ -215,7 +215,7 @@ def test_an_output_table_of_its_own_matters_only_to_the_head_that_has_it(tmp_pat
 
 def test_a_key_labels_or_a_head_that_is_missing_is_said(tmp_path):
     folder = saved(tmp_path / "bert", BERT)
-    gpt = saved(tmp_path / "gpt", GPTConfig(7, 5, 1, 2, 6))
+    gpt1 = saved(tmp_path / "gpt1", GPT1Config(7, 5, 1, 2, 6))
     classes = "sequence_classification"
     for words, where, asked in (
         ("has no classifier.kernel, classifier.bias: give a key", folder, (classes, 2)),
@@ -223,7 +223,7 @@ def test_a_key_labels_or_a_head_that_is_missing_is_said(tmp_path):
         ("labels is 2 without a head: say which", folder, (None, 2)),
         ("labels is 2, for which the head masked has no use", folder, ("masked", 2)),
         ("head is 'lm', .* bert does not have; give one of pretraining", folder, ("lm", None)),
-        ("head is 'lm', which the model gpt does not have; leave it out", gpt, ("lm", None)),
+        ("head is 'lm', which the model gpt1 does not have; leave it out", gpt1, ("lm", None)),
     ):
         head, labels = asked
         with pytest.raises(InputError, match=words):
