@@ -324,7 +324,7 @@ def test_the_scaling_of_a_float16_run_passes_through_the_other_engine():
         ({"tokens": np.zeros((6, 8), int)}, InputError, "sequence has 8 tokens, .* only 7"),
         ({"labels": np.zeros((6, 4), int)}, InputError, r"labels has shape \(6, 4\), tokens"),
         ({"documents": np.zeros((6, 4), int)}, InputError, r"documents has shape \(6, 4\), tokens"),
-        ({"words": np.zeros((6, 5), int)}, InputError, "the batch has .*'words'"),
+        ({"words": np.zeros((6, 5), int)}, InputError, "the batch has .*words"),
     ],
 )
 def test_a_batch_that_cannot_be_trained_on_is_refused(engine, change, error, message):
