@@ -17,6 +17,7 @@ import numpy as np
 
 COMPONENT, MODEL, DIFFERENCE = 1e-10, 1e-8, 1e-7
 NARROW = {np.float32: 2, jnp.bfloat16: 3}
+RUN = {"xla_backend_optimization_level": 3}  # as users have it, who set nothing
 EVERY = (np.float64, *NARROW)
 FLOOR = 1e-3
 # What one operation after the other computes, in a fraction of the time that it takes to compile
@@ -53,7 +54,7 @@ def assert_mirror(
     for dtype, factor in narrow.items():
         if dtype not in noise_in:
             kwargs = {name: value for name, value in kwargs.items() if name != "key"}
-        plain, run = compiled(accelerated, kwargs, PLAIN), compiled(accelerated, kwargs)
+        plain, run = (compiled(accelerated, kwargs, options) for options in (PLAIN, RUN))
         engines = [plain, run] + [partial(by_contract, reference, **kwargs)] * (dtype == np.float32)
         errors = []
         for _ in range(DRAWS):
