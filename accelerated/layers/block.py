@@ -57,15 +57,19 @@ class ParallelBlock(nnx.Module):
         return x + drop(read, rate=rate, key=keys[1]) + drop(thought, rate=rate, key=keys[2])
 
 
-def stack_of(layers, make, *, rngs):
-    """One module in place of L equal ones: each of its parameters has a leading axis L."""
+def blocks_of(layers, make, *, unroll, rngs):
+    """L equal blocks, an nnx.List; or with `unroll` their stack, as `through` wants it: one module,
+    each of whose parameters has a leading axis L.
+    """
+    if unroll is None:
+        return nnx.List([make(rngs) for _ in range(layers)])
     return nnx.split_rngs(splits=layers)(nnx.vmap(make))(rngs)
 
 
 def through(blocks, x, *, layers, key=None, unroll=None, recompute=None, turns=({},), **options):
     """x through L blocks, one after another; block l's key is fold_in(key, l).
 
-    blocks: an nnx.List;  or with `unroll`, a `stack_of` them: then they are one compiled loop with
+    blocks: an nnx.List;  or with `unroll`, their stack: then they are one compiled loop with
     that many blocks a turn, which takes the same time to compile for any L.
     recompute: what the backward may find kept, a policy of `jax.checkpoint_policies` by its name
     ("nothing_saveable", "dots_saveable", …); the rest it computes again.  None: keep all.
@@ -101,7 +105,7 @@ def through(blocks, x, *, layers, key=None, unroll=None, recompute=None, turns=(
 
 
 def in_turns(blocks, x, compiled, layers, unroll):
-    """x through a `stack_of` L blocks that are compiled in several ways, in turns: one of each kind
+    """x through a stack of L blocks that are compiled in several ways, in turns: one of each kind
     in each turn of a loop, and those that are left after it.
     """
     period, rounds = len(compiled), layers // len(compiled)

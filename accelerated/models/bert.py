@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from accelerated.layers.attention import MultiHeadAttention
-from accelerated.layers.block import TransformerBlock, stack_of, through
+from accelerated.layers.block import TransformerBlock, blocks_of, through
 from accelerated.layers.dropout import dropout
 from accelerated.layers.embedding import Embed, SegmentEmbed, known
 from accelerated.layers.feed_forward import FeedForward
@@ -46,10 +46,7 @@ class Bert(nnx.Module):
         self.position = LearnedPosition(config.context, width, rngs=rngs)
         self.segment = SegmentEmbed(config.segments, width, rngs=rngs)
         self.norm = norm()
-        if unroll is None:
-            self.blocks = nnx.List([block(rngs) for _ in range(config.layers)])
-        else:
-            self.blocks = stack_of(config.layers, block, rngs=rngs)
+        self.blocks = blocks_of(config.layers, block, unroll=unroll, rngs=rngs)
         if config.head in POOLED:
             self.pooler = BertPooler(width, rngs=rngs)
         if config.head in MASKED:

@@ -14,7 +14,7 @@ from accelerated.layers.linear import Linear
 from accelerated.layers.normalization import LayerNorm, l2_norm
 from accelerated.layers.position import LearnedPosition
 from accelerated.layers.softmax import softmax, widen
-from accelerated.models.tower import ClassToken, blocks_of
+from accelerated.models.tower import ClassToken, tower_blocks
 from reference.layers.mask import causal
 from reference.models.clip_sizes import check_ends, check_prompts
 from reference.models.gpt import check_tokens
@@ -40,7 +40,7 @@ class ClipText(Abstract):
         tower, options = config.text, {"attention": attention, "unroll": unroll, "rngs": rngs}
         self.token = Embed(tower.vocabulary, tower.width, rngs=rngs)
         self.position = LearnedPosition(tower.context, tower.width, rngs=rngs)
-        self.blocks = blocks_of(tower, **options)
+        self.blocks = tower_blocks(tower, **options)
         self.norm = LayerNorm(tower.width, epsilon=tower.epsilon, rngs=rngs)
         self.projection = Linear(tower.width, config.projection, use_bias=False, rngs=rngs)
 
@@ -66,7 +66,7 @@ class ClipImage(Abstract):
         self.class_token = ClassToken(tower.width)
         self.position = LearnedPosition(tower.length, tower.width, rngs=rngs)
         self.norm_before = LayerNorm(tower.width, epsilon=tower.epsilon, rngs=rngs)
-        self.blocks = blocks_of(tower, **options)
+        self.blocks = tower_blocks(tower, **options)
         self.norm = LayerNorm(tower.width, epsilon=tower.epsilon, rngs=rngs)
         self.projection = Linear(tower.width, config.projection, **plain)
 

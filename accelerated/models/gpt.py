@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from accelerated.layers.attention import MultiHeadAttention
-from accelerated.layers.block import TransformerBlock, stack_of, through
+from accelerated.layers.block import TransformerBlock, blocks_of, through
 from accelerated.layers.dropout import dropout
 from accelerated.layers.embedding import Embed, known
 from accelerated.layers.feed_forward import FeedForward
@@ -43,10 +43,7 @@ class GPT(nnx.Module):
         self.config, self.compiled = config, {"unroll": unroll, "recompute": recompute}
         self.token = Embed(config.vocabulary, config.width, rngs=rngs)
         self.position = LearnedPosition(config.context, config.width, rngs=rngs)
-        if unroll is None:
-            self.blocks = nnx.List([block(rngs) for _ in range(config.layers)])
-        else:
-            self.blocks = stack_of(config.layers, block, rngs=rngs)
+        self.blocks = blocks_of(config.layers, block, unroll=unroll, rngs=rngs)
         self.norm = LayerNorm(config.width, rngs=rngs)
         for name, layer in head_of(config, rngs=rngs).items():
             setattr(self, name, layer)

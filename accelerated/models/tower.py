@@ -8,7 +8,7 @@ from flax import nnx
 
 from accelerated.layers.activation import gelu, gelu_tanh, quick_gelu
 from accelerated.layers.attention import MultiHeadAttention
-from accelerated.layers.block import stack_of
+from accelerated.layers.block import blocks_of
 from accelerated.layers.dropout import dropout
 from accelerated.layers.feed_forward import FeedForward
 from accelerated.layers.linear import Linear
@@ -48,7 +48,7 @@ class Block(nnx.Module):
         return dropout(self.activation(x), rate=rate, key=key)
 
 
-def blocks_of(config, *, attention, unroll, qkv_bias=True, rngs):
+def tower_blocks(config, *, attention, unroll, qkv_bias=True, rngs):
     """The blocks of a tower: a list, or with `unroll` one stack of them."""
 
     def block(rngs):
@@ -64,6 +64,4 @@ def blocks_of(config, *, attention, unroll, qkv_bias=True, rngs):
             activation=config.activation,
         )
 
-    if unroll is not None:
-        return stack_of(config.layers, block, rngs=rngs)
-    return nnx.List([block(rngs) for _ in range(config.layers)])
+    return blocks_of(config.layers, block, unroll=unroll, rngs=rngs)

@@ -9,7 +9,7 @@ from flax import nnx
 
 from accelerated.layers.activation import gelu, relu, silu
 from accelerated.layers.attention import CrossAttention, MultiHeadAttention
-from accelerated.layers.block import DecoderBlock, TransformerBlock, stack_of, through
+from accelerated.layers.block import DecoderBlock, TransformerBlock, blocks_of, through
 from accelerated.layers.dropout import dropout
 from accelerated.layers.embedding import Embed, known
 from accelerated.layers.feed_forward import FeedForward
@@ -119,10 +119,7 @@ class Stack(nnx.Module):
 
     def __init__(self, layers, block, *, last, unroll, rngs):
         self.layers = layers
-        if unroll is None:
-            self.blocks = nnx.List([block(rngs) for _ in range(layers)])
-        else:
-            self.blocks = stack_of(layers, block, rngs=rngs)
+        self.blocks = blocks_of(layers, block, unroll=unroll, rngs=rngs)
         self.norm = None if last is None else last()
 
     def __call__(self, x, **options):

@@ -11,7 +11,7 @@ from accelerated.layers.linear import Linear
 from accelerated.layers.loss import cross_entropy
 from accelerated.layers.normalization import LayerNorm
 from accelerated.layers.position import LearnedPosition
-from accelerated.models.tower import ClassToken, blocks_of
+from accelerated.models.tower import ClassToken, tower_blocks
 from reference.models.tower import check_images
 from reference.models.vit_sizes import check_head
 
@@ -29,7 +29,7 @@ class ViT(nnx.Module):
         self.patch = PatchEmbed(config.channels, width, size=config.patch, rngs=rngs)
         self.class_token = ClassToken(width) if config.pooling == "token" else None
         self.position = LearnedPosition(config.length, width, rngs=rngs)
-        self.blocks = blocks_of(config, qkv_bias=config.qkv_bias, **options)
+        self.blocks = tower_blocks(config, qkv_bias=config.qkv_bias, **options)
         self.norm = LayerNorm(width, epsilon=config.epsilon, rngs=rngs)
         wide, labels = config.representation, config.labels
         self.representation = Linear(width, wide, rngs=rngs) if wide else None
