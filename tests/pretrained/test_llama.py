@@ -5,6 +5,8 @@ import jax
 import numpy as np
 import pytest
 
+import accelerated.inference as twins
+import reference.inference as inference
 from accelerated import functional
 from accelerated.models.llama import Llama
 from reference import random, tree
@@ -65,6 +67,25 @@ def test_hugging_face_computes_what_both_engines_do(config, saved, theirs):
             found = module.weight.grad.numpy()
             kernel = path.endswith("kernel")
             assert_close(engine[path], found.T if kernel else found, 1e-4)
+
+
+@each_config
+def test_greedy_and_beam_output_are_those_of_hugging_face(config, saved, theirs):
+    """Longer than the window, so that the cache has what is not seen any more."""
+    torch = peer("torch")
+    prompts, (_, params) = TOKENS[:, :3], load(saved)
+    options = {"max_new_tokens": 9, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    ids = {"input_ids": torch.tensor(prompts), "attention_mask": torch.ones(2, 3, dtype=int)}
+    greedy = theirs.generate(**ids, **options)[:, 3:].numpy()
+    beams = theirs.generate(**ids, **options, num_beams=3, length_penalty=1.0)[:, 3:].numpy()
+    task = {"steps": 9, "config": config}
+    search = {"end": None, "beams": 3, "alpha": 1.0, "penalty": "hugging_face"}
+    for engine in (inference, twins):
+        written = engine.generate(params, tokens=list(prompts), **task)
+        np.testing.assert_array_equal(written, greedy)
+        found = engine.beam_generate(params, tokens=prompts, **task, **search)
+        np.testing.assert_array_equal(found.tokens[:, 0], beams)
+    assert (greedy != beams).any()
 
 
 def modules(model, config):
