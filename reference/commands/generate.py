@@ -87,12 +87,16 @@ def run(engine, options):
         "config": found.config,
     }
     ends = found.ends + tuple(stop_token(found.tokenizer, text) for text in options.stop or ())
-    way = drafted if options.draft else searched if options.beams else drawn
+    way = drawn
+    if options.beams is not None:
+        way = searched
+    elif options.draft is not None:
+        way = drafted
     texts = zip(prompts, way(engine, options, found, prompts, ends, task), strict=True)
     unseen = {*found.before, *found.ends}
     for tokens in (np.concatenate(text).tolist() for text in texts):
         print(found.tokenizer.decode([token for token in tokens if token not in unseen]))
-    if options.beams:
+    if way is searched:
         return 0, f"for other ways to write:\n    {command(engine, 'generate', '--help')}"
     return 0, f"for another text:\n    {another(engine, options)}"
 

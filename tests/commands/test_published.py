@@ -170,6 +170,7 @@ def test_a_llama_reads_its_first_token_before_each_prompt_and_stops_at_its_last(
     [
         ("generate --weights gpt2 --beams 2 --top-k 3", "--top-k has no meaning beside --beams"),
         ("generate --weights gpt2 --length-penalty 1", "without --beams"),
+        ("generate --weights gpt2 --beams 0", "beams is 0; give a positive integer"),
         ("generate --weights gpt2 --guesses 1", "without --draft"),
         ("generate --weights gpt2 --draft gpt2 --repetition-penalty 2", "beside --draft"),
         ("generate --weights gpt2 --draft gpt2 --guesses 0", "give the number of guesses"),
