@@ -55,11 +55,14 @@ def assert_mirror(
         if dtype not in noise_in:
             kwargs = {name: value for name, value in kwargs.items() if name != "key"}
         plain, run = (compiled(accelerated, kwargs, options) for options in (PLAIN, RUN))
-        engines = [plain, run] + [partial(by_contract, reference, **kwargs)] * (dtype == np.float32)
+        ours = partial(computed, reference, **kwargs)
+        if dtype == np.float32:
+            by_contract(reference, *cast((args, dy), dtype), **kwargs)
+        engines = [plain, run] + [ours] * (dtype == np.float32)
         errors = []
         for _ in range(DRAWS):
             rounded = cast((jitter(args, rng), random_like(dy, rng)), dtype)
-            exact = by_contract(reference, *cast(rounded, np.float64), **kwargs)
+            exact = ours(*cast(rounded, np.float64))
             errors.append([relative_errors(engine(*rounded), exact) for engine in engines])
         assert_as_exact(errors, factor, float(jnp.finfo(dtype).eps))
 
@@ -77,8 +80,14 @@ def assert_gradient(reference, *args, rng, step=1e-6, **kwargs):
     np.testing.assert_allclose(dot(cotangents(backward, dy), direction), slope, rtol=DIFFERENCE)
 
 
+def computed(reference, args, dy, **kwargs):
+    """A component's value and cotangents."""
+    y, backward = reference(*args, **kwargs)[:2]
+    return y, cotangents(backward, dy)
+
+
 def by_contract(reference, args, dy, **kwargs):
-    """A component's value and cotangents, having kept what DESIGN promises of every component."""
+    """The same, having kept what DESIGN promises of every component."""
     args = read_only(args)
     y, backward = reference(*args, **kwargs)[:2]
     gradient = cotangents(backward, read_only(dy))
