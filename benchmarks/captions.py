@@ -11,10 +11,8 @@ Differs from the paper: the scale of the scores is limited in the loss (`largest
 paper clips it after each step, for which `fit` has no place.
 """
 
-import tempfile
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -25,17 +23,16 @@ from benchmarks.digits import read
 from benchmarks.learning import (
     Report,
     agreement,
-    both_sets,
     in_batches,
-    learn,
-    parameters,
     picture,
     shortened,
+    told_apart,
 )
 from benchmarks.report import GREY
 from reference import random
 from reference.errors import InputError
 from reference.layers.normalization import l2_norm
+from reference.models import parameter_count
 from reference.models.clip import (
     ClipConfig,
     ClipImageConfig,
@@ -104,20 +101,13 @@ def run(
     unseen, truth = read(data, "t10k")
     check_named(labels, truth)
     pairs = {"images": images, "tokens": captions(labels, key=random.key(seed))}
-    sets = both_sets(pairs, held_out, training)
-    report.out.mkdir(parents=True, exist_ok=True)
-    cosines = cosines_of(engine, config)
-    held = images[-held_out:], labels[-held_out:]
-    with tempfile.TemporaryDirectory() as folder:
-        of_run = learn(engine, config, training, *sets, folder=Path(folder) / "run")
-        accuracies = [
-            (k.step, k.seconds, agreement(cosines(k.params, held[0]), held[1])) for k in of_run.kept
-        ]
-        found = cosines(of_run.kept[-1].params, unseen)
+    looks = {"labels": labels, "held_out": held_out}  # at which labels serve; it learns from none
+    looks |= {"scores": cosines_of(engine, config), "unseen": unseen}
+    of_run, accuracies, found = told_apart(report, engine, config, training, pairs, **looks)
     figures = {
         "header": report.header,
         "engine": engine,
-        "model": asdict(config) | {"parameters": parameters(config)},
+        "model": asdict(config) | {"parameters": parameter_count(config)},
         "training": asdict(training),
         "captions": CAPTIONS,
         "prompts": PROMPTS,

@@ -25,7 +25,8 @@ from benchmarks.report import COLORS, GREY, described, header, save_json
 from reference import random
 from reference.data.batches import Windows
 from reference.data.corpus import Source, prepare
-from reference.models.gpt import GPTConfig, parameter_count
+from reference.models import parameter_count
+from reference.models.gpt import GPTConfig
 from reference.training import TrainingConfig
 from reference.training.log import read_log
 from reference.training.run import Loop

@@ -33,7 +33,8 @@ from benchmarks.report import (
 from reference import tree
 from reference.data.batches import Windows
 from reference.data.text import python_documentation, read_text
-from reference.models.gpt import PRESETS, GPTConfig, parameter_count
+from reference.models import parameter_count
+from reference.models.gpt import PRESETS, GPTConfig
 from reference.tokenizers import BPE
 from reference.training.config import TrainingConfig
 from reference.training.state import initial_state, keys_of

@@ -3,9 +3,7 @@
 Source of the data: LeCun, Cortes and Burges, the MNIST database.
 """
 
-import tempfile
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -16,17 +14,16 @@ from benchmarks.learning import (
     THEIRS,
     Report,
     agreement,
-    both_sets,
     draw_losses,
     found_in,
     in_batches,
-    learn,
-    parameters,
     picture,
     shortened,
+    told_apart,
 )
 from benchmarks.report import GREY
 from reference.data.images import read_images
+from reference.models import parameter_count
 from reference.models.vit import ViTConfig, vit
 from reference.training import TrainingConfig
 
@@ -67,21 +64,14 @@ def run(
     training = replace(training, seed=seed, **shortened(training, steps))
     images, labels = read(data, "train")
     unseen, truth = read(data, "t10k")
-    sets = both_sets({"images": images, "labels": labels}, held_out, training)
-    report.out.mkdir(parents=True, exist_ok=True)
-    scores = scores_of(engine, config)
-    held = images[-held_out:], labels[-held_out:]
-    with tempfile.TemporaryDirectory() as folder:
-        of_run = learn(engine, config, training, *sets, folder=Path(folder) / "run")
-        accuracies = [
-            (k.step, k.seconds, agreement(scores(k.params, held[0]), held[1])) for k in of_run.kept
-        ]
-        found = scores(of_run.kept[-1].params, unseen)
+    arrays, looks = {"images": images, "labels": labels}, {"labels": labels, "held_out": held_out}
+    looks |= {"scores": scores_of(engine, config), "unseen": unseen}
+    of_run, accuracies, found = told_apart(report, engine, config, training, arrays, **looks)
     read_as = found.argmax(axis=1)
     figures = {
         "header": report.header,
         "engine": engine,
-        "model": asdict(config) | {"parameters": parameters(config)},
+        "model": asdict(config) | {"parameters": parameter_count(config)},
         "training": asdict(training),
         "images": {"training": len(images) - held_out, "held out": held_out, "test": len(truth)},
         "test_accuracy": agreement(found, truth),

@@ -6,6 +6,7 @@ the weights that are reported.
 """
 
 import math
+import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,7 +25,6 @@ import reference.training
 from benchmarks.report import GREY, described, header, save_json
 from reference.data.batches import Arrays
 from reference.errors import InputError
-from reference.models import model_of
 from reference.training.averaging import step_of
 from reference.training.checkpoint import load
 from reference.training.log import read_log
@@ -170,12 +170,6 @@ def found_in(folder, name):
     )
 
 
-def parameters(config):
-    """How many numbers a model has."""
-    shapes = model_of(config).parameter_shapes(config)
-    return sum(math.prod(shape) for shape in shapes.values())
-
-
 def both_sets(arrays, held_out, training):
     """Rows to learn from, and the last so many, to look at while it learns: two `Arrays`.
 
@@ -192,6 +186,22 @@ def both_sets(arrays, held_out, training):
         Arrays({name: a[part] for name, a in arrays.items()}, batch=training.batch, key=key)
         for part in parts
     ]
+
+
+def told_apart(report, engine, config, training, arrays, *, labels, held_out, scores, unseen):
+    """Learn from images and what belongs to them, all but the last so many, and score others.
+
+    scores: (params, images) -> (N, V);  labels: of all images, to look at those held out.
+    -> the Run, after each kept state (step, seconds, share of the held-out that are told rightly),
+    and the last state's scores of `unseen` images.
+    """
+    sets = both_sets(arrays, held_out, training)
+    report.out.mkdir(parents=True, exist_ok=True)
+    held, truth = arrays["images"][-held_out:], labels[-held_out:]
+    with tempfile.TemporaryDirectory() as folder:
+        run = learn(engine, config, training, *sets, folder=Path(folder) / "run")
+        shares = [(k.step, k.seconds, agreement(scores(k.params, held), truth)) for k in run.kept]
+        return run, shares, scores(run.kept[-1].params, unseen)
 
 
 @contextmanager

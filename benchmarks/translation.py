@@ -26,7 +26,6 @@ from benchmarks.learning import (
     draw_losses,
     found_in,
     learn,
-    parameters,
     picture,
     shortened,
 )
@@ -34,6 +33,7 @@ from benchmarks.report import GREY
 from reference.data.buckets import Rows
 from reference.data.parallel import read_parallel
 from reference.errors import InputError
+from reference.models import parameter_count
 from reference.models.transformer import TransformerConfig, flops_per_example
 from reference.tokenizers import BPE
 from reference.training import TrainingConfig
@@ -113,7 +113,7 @@ def run(
     figures = begun_with(report, engine, config, training, sets[0])
     figures["pairs"] = {name: len(pairs) for name, pairs in (texts | rows).items()}
     report.console.print(
-        f"{parameters(config):,} weights; {figures['operations_a_step'] / 1e9:.1f} billion "
+        f"{parameter_count(config):,} weights; {figures['operations_a_step'] / 1e9:.1f} billion "
         f"floating-point operations a step, {sets[0].each_epoch} steps an epoch\n"
     )
     report.out.mkdir(parents=True, exist_ok=True)
@@ -142,7 +142,7 @@ def begun_with(report, engine, config, training, data):
     return {
         "header": report.header,
         "engine": engine,
-        "model": asdict(config) | {"parameters": parameters(config)},
+        "model": asdict(config) | {"parameters": parameter_count(config)},
         "training": asdict(training),
         "epochs": training.steps / data.each_epoch,
         "operations_a_step": operations(config, data, training),

@@ -1,6 +1,5 @@
 """Train a language model on a text, or go on with a run."""
 
-import math
 import os
 import shlex
 import shutil
@@ -19,7 +18,7 @@ from reference.data.corpus import opened, prepare
 from reference.data.source import TOKENIZERS, Source, source_of
 from reference.errors import CheckpointError, InputError
 from reference.layers.position import check_length
-from reference.models import model_of, name_of
+from reference.models import name_of, parameter_count
 from reference.training import checkpoint
 from reference.training.config import TrainingConfig, check_count
 from reference.training.run import training_of
@@ -225,10 +224,9 @@ def announce(config, corpus):
     """What is trained on what."""
     for line in corpus.report:
         print(line)
-    count = sum(map(math.prod, model_of(config).parameter_shapes(config).values()))
     held = "none" if corpus.validation is None else f"{len(corpus.validation):,}"
     print(
-        f"{count:,} parameters, a vocabulary of {config.vocabulary:,}; "
+        f"{parameter_count(config):,} parameters, a vocabulary of {config.vocabulary:,}; "
         f"{len(corpus.tokens):,} tokens to train on, {held} to validate on",
         flush=True,
     )

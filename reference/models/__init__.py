@@ -4,6 +4,7 @@ A model's file has its config, its initial weights and its loss.  The config say
 whoever has one needs no other name.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from typing import NamedTuple
@@ -91,6 +92,11 @@ def name_of(config):
 def model_of(config):
     """The Model that a config is of."""
     return MODELS[name_of(config)]
+
+
+def parameter_count(config):
+    """How many numbers a model learns; a table that serves at both ends counts once."""
+    return sum(math.prod(shape) for shape in model_of(config).parameter_shapes(config).values())
 
 
 def described(config):

@@ -28,7 +28,6 @@ from reference.models.gpt_sizes import GPTConfig as GPTConfig
 from reference.models.gpt_sizes import check_initialization as check_initialization
 from reference.models.gpt_sizes import flops_per_token as flops_per_token
 from reference.models.gpt_sizes import initial_params as initial_params
-from reference.models.gpt_sizes import parameter_count as parameter_count
 from reference.models.gpt_sizes import parameter_shapes as parameter_shapes
 
 __all__ = ["gpt", "gpt_hidden", "gpt_logits", "gpt_loss"]

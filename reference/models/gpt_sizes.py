@@ -132,11 +132,6 @@ def parameter_shapes(config):
     return tree.flatten(params | head_shapes(config))
 
 
-def parameter_count(config):
-    """How many numbers are learnt; the output layer is the token table and counts once."""
-    return sum(math.prod(shape) for shape in parameter_shapes(config).values())
-
-
 def flops_per_token(config, length):
     """Floating-point operations of one training step, forward and backward, for each token.
 

@@ -13,6 +13,7 @@ from accelerated import functional
 from accelerated.models.gpt import GPT
 from reference import random, tree
 from reference.errors import DtypeError, InputError
+from reference.models import parameter_count
 from reference.models.gpt import (
     PRESETS,
     GPTConfig,
@@ -22,7 +23,6 @@ from reference.models.gpt import (
     gpt_logits,
     gpt_loss,
     initial_params,
-    parameter_count,
 )
 from tests.mirror import MODEL, assert_gradient, assert_mirror, random_like
 

@@ -18,14 +18,13 @@ from reference import random, tree
 from reference.data.batches import Arrays
 from reference.errors import CheckpointError, InputError
 from reference.inference.cache import decode, make_cache
-from reference.models import config_of, described
+from reference.models import config_of, described, parameter_count
 from reference.models.gpt import (
     GPTConfig,
     flops_per_token,
     gpt,
     gpt_loss,
     initial_params,
-    parameter_count,
 )
 from reference.models.gpt3 import PUBLISHED, SIZES, training_of
 from reference.training import TrainingConfig

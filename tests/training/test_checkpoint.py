@@ -19,11 +19,11 @@ from safetensors.numpy import load_file, save_file
 
 from reference import random, tree
 from reference.errors import CheckpointError, InputError
+from reference.models import parameter_count
 from reference.models.gpt import (
     PRESETS,
     GPTConfig,
     initial_params,
-    parameter_count,
     parameter_shapes,
 )
 from reference.tokenizers import BPE, Characters
