@@ -350,6 +350,15 @@ def test_parts_of_a_loss_that_is_not_their_mean_are_refused(engine, monkeypatch)
         next(engine.train(CONFIG, TRAINING, windows()))
 
 
+def test_training_starts_from_the_weights_that_are_given_or_says_why_not():
+    params = initial_params(CONFIG, key=random.key(7), dtype=np.float64)
+    assert initial_state(CONFIG, TRAINING, params).params is params
+    with pytest.raises(DtypeError, match="token.embedding is float32, and the training's dtype"):
+        initial_state(CONFIG, TRAINING, tree.map(np.float32, params))
+    with pytest.raises(InputError, match="params does not fit .*missing: norm.scale"):
+        initial_state(CONFIG, TRAINING, params | {"norm": {"bias": params["norm"]["bias"]}})
+
+
 @each_engine
 def test_nothing_to_evaluate_on_is_said(engine):
     class Data:
