@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import accelerated.training as accelerated_training
+import reference.training as reference_training
 from accelerated import functional
 from accelerated.models.llama import Llama
 from reference import random, tree
+from reference.data.batches import Arrays
 from reference.errors import InputError
 from reference.models.llama import (
     PRESETS,
@@ -24,6 +27,7 @@ from reference.models.llama import (
     llama_loss,
     parameter_shapes,
 )
+from reference.training import TrainingConfig
 from tests.mirror import MODEL, assert_gradient, assert_mirror, random_like
 
 SCALING = Scaling(8.0, 1.0, 4.0, 16)
@@ -60,6 +64,20 @@ def test_llama_equals_its_twin():
     assert_gradient(ours, PARAMS, tokens=tokens, rng=rng)
     options = {"rng": rng, "tolerance": MODEL, "narrow": {}}
     assert_mirror(ours, apply, PARAMS, tokens=tokens, **options)
+
+
+def test_ten_steps_of_both_engines_are_equal():
+    """In float64, from the published initial weights, with padding."""
+    tokens, labels = np.random.default_rng(8).integers(0, 17, (2, 13, 6))
+    labels[3, 2:] = -100
+    training = TrainingConfig(steps=10, batch=4, warmup=2, dtype="float64", learning_rate=0.01)
+    losses = []
+    for engine in (reference_training, accelerated_training):
+        data = Arrays({"tokens": tokens, "labels": labels}, batch=4, key=random.key(1))
+        run = engine.train(CONFIG, training, data)
+        losses.append([np.ravel(figures["loss"])[0] for _, figures in run])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0, atol=1e-9)
+    assert losses[0][0] == pytest.approx(math.log(17), abs=0.1) and len(losses[0]) == 10
 
 
 HEADED = replace(TIED, layers=1, head="token_classification", labels=5)
